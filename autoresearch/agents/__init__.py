@@ -1,0 +1,1 @@
+"""Who proposes. Every agent keeps the contract of `autoresearch.protocols.Agent`."""

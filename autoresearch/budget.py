@@ -1,0 +1,43 @@
+"""Ceilings and what is spent: the arithmetic that keeps a study under them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Hard ceilings of a study; None: no ceiling."""
+
+    experiments: int | None = None  # admitted proposals, the baseline not counted
+    hours: float | None = None  # of dispatching, pauses not counted
+    gpu_dollars: float | None = None
+    api_dollars: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a study has spent so far."""
+
+    experiments: int = 0
+    hours: float = 0.0
+    gpu_dollars: float = 0.0  # of ended runs, and of runs in flight up to now
+    reserved_dollars: float = 0.0  # what runs in flight may still cost
+    api_dollars: float = 0.0
+
+
+def room_for_experiments(budget: Budget, usage: Usage) -> float:
+    """Return how many more experiments may be admitted; infinite without a ceiling."""
+    if budget.experiments is None:
+        return float("inf")
+    return max(0, budget.experiments - usage.experiments)
+
+
+def may_start(budget: Budget, usage: Usage, *, worst_hours: float, worst_dollars: float) -> str | None:
+    """Return None if a run of that worst case fits under every ceiling, else the ceiling's name."""
+    if budget.hours is not None and usage.hours + worst_hours > budget.hours:
+        return "hours"
+    committed = usage.gpu_dollars + usage.reserved_dollars + worst_dollars
+    if budget.gpu_dollars is not None and committed > budget.gpu_dollars:
+        return "gpu_dollars"
+    return None

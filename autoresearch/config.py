@@ -1,0 +1,366 @@
+"""autoresearch.yaml: what it may say, its defaults, and errors that name the line and the way out.
+
+`load` reads and checks; `Target.resolve` fixes what one study measures. Whether files exist or a
+pool can be had is not checked here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from autoresearch.budget import Budget
+from autoresearch.errors import ConfigError
+from autoresearch.experiment import Goal
+
+if TYPE_CHECKING:
+    from yaml import Node
+
+FILE_NAME = "autoresearch.yaml"
+
+# Worker kinds: this machine's CPU, Apple's GPU, and accelerators by SkyPilot's names.
+KINDS = (
+    *("cpu", "mps", "GPU"),
+    *(
+        "A10",
+        "A10G",
+        "A100",
+        "A100-80GB",
+        "A6000",
+        "B200",
+        "B300",
+        "GB200",
+        "GB300",
+        "GH200",
+        "H100",
+        "H100-SXM",
+    ),
+    *("H200", "H20", "L4", "L40", "L40S", "MI300X", "P100", "RTX2060", "RTX3090", "RTX4090", "RTX5090"),
+    *("RTX5070TI", "RTX6000-Ada", "RTXPRO6000", "T4", "V100", "V100-32GB"),
+)
+TAG = re.compile(r"[a-z0-9][a-z0-9-]{0,29}")
+
+_STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "arbitrary_types_allowed": True}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """What the target reports and which way is better."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    name: str = "val_bpb"
+    goal: Literal["minimize", "maximize"] = "minimize"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What is optimised: files, command, metric and the budget of one run."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    editable: tuple[str, ...] = ("train/train.py",)
+    protected: tuple[str, ...] = ()
+    command: str = "{python} {protected}/train/harness.py train/train.py"
+    prepare: str | None = None  # run once on this machine before a study's runs; None: nothing to do
+    preflight: str | None = None  # exercises edited code for a few seconds; None: no preflight
+    preflight_seconds: float = 90.0
+    score: Literal["harness", "log"] = "harness"  # who reports the metric: log means self-reported
+    metric: Metric = field(default_factory=Metric)
+    profile: str = "auto"
+    budget_seconds: float | dict[str, float] = field(default_factory=lambda: {"cpu": 20.0, "gpu": 300.0})
+    timeout_seconds: float | dict[str, float] = field(default_factory=lambda: {"cpu": 300.0, "gpu": 600.0})
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def goal(self) -> Goal:
+        """The direction of the metric."""
+        return Goal(self.metric.goal)
+
+    def resolve(self, kinds: Sequence[str]) -> Target:
+        """Return the target with profile, budget and timeout fixed for a pool of these kinds.
+
+        `profile: auto` means `cpu` on a pool without accelerators, else `gpu`. A profile without
+        figures of its own takes those of the name before its dash (gpu-sotu takes gpu's).
+        """
+        profile = self.profile
+        if profile == "auto":
+            profile = "cpu" if set(kinds) <= {"cpu"} else "gpu"
+        return replace(
+            self,
+            profile=profile,
+            budget_seconds=_for_profile("budget_seconds", self.budget_seconds, profile),
+            timeout_seconds=_for_profile("timeout_seconds", self.timeout_seconds, profile),
+        )
+
+    @property
+    def seconds(self) -> float:
+        """The training budget of one run of a resolved target."""
+        return _resolved(self.budget_seconds)
+
+    @property
+    def timeout(self) -> float:
+        """The wall-time ceiling of one run of a resolved target."""
+        return _resolved(self.timeout_seconds)
+
+
+def _resolved(value: float | Mapping[str, float]) -> float:
+    if isinstance(value, Mapping):
+        raise TypeError("the target is not resolved")
+    return value
+
+
+def _for_profile(key: str, value: float | Mapping[str, float], profile: str) -> float:
+    if not isinstance(value, Mapping):
+        return value
+    for name in (profile, profile.split("-", maxsplit=1)[0]):
+        if name in value:
+            return value[name]
+    raise ConfigError(
+        f"{FILE_NAME}: target.{key} has no figure for profile {profile!r}", f"add `{profile}: SECONDS`"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Where runs go. `workers`: `auto`, a number of CPU slots, or kinds with their counts."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    executor: Literal["local"] = "local"
+    workers: Literal["auto"] | int | dict[str, int] = "auto"
+    prices: dict[str, float] = field(default_factory=dict)  # USD per hour and kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """Who proposes, and how many ideas may wait."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    name: Literal["sweep"] = "sweep"
+    backlog: int | None = None  # None: as many as there are workers
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """How results are judged."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    baseline_runs: int = 3
+    margin: float = 1.0  # standard deviations of a difference that an improvement must exceed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole of autoresearch.yaml."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    study: str | None = None
+    state_dir: str = ".autoresearch"
+    instructions: str = "instructions.md"
+    target: Target = field(default_factory=Target)
+    pool: Pool = field(default_factory=Pool)
+    budget: Budget = field(default_factory=Budget)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    judging: Judging = field(default_factory=Judging)
+
+
+def load(path: Path) -> Config:
+    """Return the checked configuration.
+
+    Raises ConfigError, `FILE:LINE: KEY: what is wrong`, for anything it does not understand.
+    """
+    import yaml
+
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no {path.name} in {path.parent}", "run `autoresearch init` to scaffold a study here"
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder, not a file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name}: byte {error.start} is not UTF-8", "save the file as UTF-8") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        raw = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path.name}:{line}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name}: not YAML: {str(error).splitlines()[0]}") from None
+    try:
+        return parse(raw if raw is not None else {})
+    except _Problem as problem:
+        line = _line(root, problem.path)
+        where = ".".join(str(part) for part in problem.path)
+        raise ConfigError(f"{path.name}:{line}: {where + ': ' if where else ''}{problem.text}") from None
+
+
+def parse(raw: object) -> Config:
+    """Return the configuration held in plain data; raise on the first thing that is wrong."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(raw, dict):
+        raise _Problem((), f"is {_name(raw)}; the file must hold keys such as target, pool, budget")
+    try:
+        # As JSON: strict validation then still takes mappings for dataclasses and lists for tuples.
+        config = TypeAdapter(Config).validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        raise _first_problem(error.errors()) from None
+    _check(config)
+    return config
+
+
+class _Problem(Exception):
+    """What is wrong at a path of keys."""
+
+    def __init__(self, path: tuple[str | int, ...], text: str) -> None:
+        super().__init__(text)
+        self.path = path
+        self.text = text
+
+
+def _first_problem(errors: Sequence[Any]) -> _Problem:
+    """Return the most telling of pydantic's errors, in our words: an unknown key, else the deepest."""
+    paths = [tuple(part for part in error["loc"] if not _is_union_tag(part)) for error in errors]
+    for error, path in zip(errors, paths, strict=True):
+        if error["type"] == "unexpected_keyword_argument":
+            return _Problem(path, "unknown key" + _did_you_mean(str(path[-1]), _keys_at(path[:-1])))
+    deepest = max(paths, key=len)
+    there = [error for error, path in zip(errors, paths, strict=True) if path == deepest]
+    wanted = " or ".join(dict.fromkeys(_expected(error) for error in there))
+    return _Problem(deepest, f"is {_name(there[0]['input'])}; use {wanted}")
+
+
+_UNION_TAGS = re.compile(r"^(float|int|str|bool|dict\[.*\]|literal\[.*\]|tuple\[.*\]|list\[.*\])$")
+
+
+def _is_union_tag(part: str | int) -> bool:
+    return isinstance(part, str) and _UNION_TAGS.match(part) is not None
+
+
+def _expected(error: Any) -> str:
+    kinds = {
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "string_type": "text",
+        "dict_type": "keys with values",
+        "tuple_type": "a list",
+        "bool_type": "true or false",
+        "dataclass_type": "keys with values",
+        "literal_error": error.get("ctx", {}).get("expected", ""),
+    }
+    return kinds.get(error["type"], error["msg"].lower())
+
+
+def _name(value: object) -> str:
+    names: dict[type, str] = {dict: "a mapping", list: "a list", tuple: "a list", type(None): "empty"}
+    return names.get(type(value), repr(value))
+
+
+def _keys_at(path: Sequence[str | int]) -> list[str]:
+    """Return the keys the configuration knows at a path."""
+    sections = {
+        (): Config,
+        ("target",): Target,
+        ("target", "metric"): Metric,
+        ("pool",): Pool,
+        ("budget",): Budget,
+        ("agent",): AgentConfig,
+        ("judging",): Judging,
+    }
+    section = sections.get(tuple(path))
+    return [f.name for f in fields(section)] if section else []
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _line(node: Node | None, path: Sequence[str | int]) -> int:
+    """Return the line, from 1, of the deepest node of the file on a path."""
+    import yaml
+
+    line = 1
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not found:
+                return line
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
+
+
+def _check(config: Config) -> None:
+    """Raise _Problem for values that have the right type and make no sense."""
+    if config.study is not None and (problem := check_tag(config.study)):
+        raise _Problem(("study",), problem)
+    _check_target(config.target)
+    workers = config.pool.workers
+    if isinstance(workers, int) and workers < 1:
+        raise _Problem(("pool", "workers"), f"is {workers}; at least 1 worker is needed")
+    if isinstance(workers, dict):
+        for kind, count in workers.items():
+            check_kind(kind)
+            if count < 1:
+                raise _Problem(
+                    ("pool", "workers", kind), f"is {count}; leave the kind out or give at least 1"
+                )
+    for kind, price in config.pool.prices.items():
+        if kind not in KINDS:
+            raise _Problem(("pool", "prices", kind), "unknown accelerator" + _did_you_mean(kind, KINDS))
+        if price < 0:
+            raise _Problem(("pool", "prices", kind), f"is {price}; a price cannot be negative")
+    for name in ("experiments", "hours", "gpu_dollars", "api_dollars"):
+        ceiling = getattr(config.budget, name)
+        if ceiling is not None and ceiling < 0:
+            raise _Problem(("budget", name), f"is {ceiling}; a ceiling cannot be negative")
+    if config.judging.baseline_runs < 2:
+        raise _Problem(("judging", "baseline_runs"), "noise needs at least 2 runs of the baseline")
+    if config.agent.backlog is not None and config.agent.backlog < 0:
+        raise _Problem(("agent", "backlog"), f"is {config.agent.backlog}; it cannot be negative")
+
+
+def check_tag(tag: str) -> str | None:
+    """Return None for a tag that can be a folder, a git ref and part of a cluster's name, else why not."""
+    if TAG.fullmatch(tag):
+        return None
+    return f"is {tag!r}; use 1 to 30 lower-case letters, digits and dashes, such as nov22"
+
+
+def check_kind(kind: str) -> None:
+    """Raise unless the worker kind is known."""
+    if kind not in KINDS:
+        raise _Problem(("pool", "workers", kind), "unknown accelerator" + _did_you_mean(kind, KINDS))
+
+
+def _check_target(target: Target) -> None:
+    if not target.editable:
+        raise _Problem(("target", "editable"), "is empty; name at least one file for agents to edit")
+    for key in ("editable", "protected"):
+        for i, name in enumerate(getattr(target, key)):
+            path = Path(name)
+            if path.is_absolute() or ".." in path.parts or not name.strip():
+                raise _Problem(("target", key, i), f"is {name!r}; use a path inside the study's folder")
+    both = set(target.editable) & set(target.protected)
+    if both:
+        raise _Problem(("target", "protected"), f"{sorted(both)[0]} is editable as well; it cannot be both")
+    for key in ("budget_seconds", "timeout_seconds"):
+        value = getattr(target, key)
+        for name, seconds in value.items() if isinstance(value, dict) else [(None, value)]:
+            if not seconds > 0:
+                path_to = ("target", key, name) if name else ("target", key)
+                raise _Problem(path_to, f"is {seconds}; it must be more than 0 seconds")

@@ -1,0 +1,162 @@
+"""One look at a study: everything a screen shows, gathered from the store and the jobs' logs."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoresearch.budget import Budget, Usage
+from autoresearch.config import Config
+from autoresearch.experiment import Run, RunState
+from autoresearch.files import read_tail
+from autoresearch.history import History
+from autoresearch.logparse import clean, parse_curve, parse_progress
+from autoresearch.report import Overview, overview
+from autoresearch.study import Study
+
+TAIL_BYTES = 8 << 10  # of a running job's log: a few progress lines
+CURVE_BYTES = 4 << 20
+EVENT_KINDS = ("keep", "discard", "crash", "refused", "requeued", "agent_failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What one worker is doing."""
+
+    worker: str
+    run: str
+    purpose: str
+    state: RunState
+    share: float | None  # of the training budget, 0 to 1
+    loss: float | None
+    against_best: float | None  # training loss minus the best run's at equal progress
+    hypothesis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One line of what happened."""
+
+    at: float
+    kind: str
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A study at a moment."""
+
+    tag: str
+    target: str  # train.py -> val_bpb, lower is better
+    pool: str  # 13 H100 + 3 H200
+    agent: str
+    alive: bool
+    request: str
+    outcome: str | None
+    now: float
+    overview: Overview
+    budget: Budget
+    usage: Usage
+    lines: tuple[Line, ...]
+    notes: tuple[Note, ...]
+    workers: int
+
+
+class Watcher:
+    """Takes looks at one study; keeps the best run's curve between them."""
+
+    def __init__(self, study: Study, config: Config) -> None:
+        self._study = study
+        self._config = config
+        self._curve: list[tuple[float, float]] = []
+        self._curve_of: str | None = None
+
+    def look(self, now: float, *, pool: Counter[str] | None = None, alive: bool | None = None) -> Look:
+        """Return the study as it is now. `pool` counts the workers by kind, where they are known."""
+        study, store = self._study, self._study.store
+        history = store.history()
+        row = store.study()
+        sessions = store.sessions()
+        pool = pool or _pool_of(history) or Counter(dict.fromkeys(row.kinds, 1))
+        goal = "lower" if history.goal.sign > 0 else "higher"
+        edited = ", ".join(name.rsplit("/", 1)[-1] for name in study.target.editable)
+        self._learn_curve(history)
+        return Look(
+            tag=study.tag,
+            target=f"{edited} -> {study.target.metric.name}, {goal} is better",
+            pool=" + ".join(f"{count} {kind}" for kind, count in pool.most_common()),
+            agent=sessions[-1].agent if sessions else self._config.agent.name,
+            alive=study.dispatcher_alive() if alive is None else alive,
+            request=row.request,
+            outcome=row.outcome,
+            now=now,
+            overview=overview(history, study.tag, workers=sum(pool.values()), now=_until(history, now)),
+            budget=self._config.budget,
+            usage=store.usage(now, study.worst_seconds),
+            lines=tuple(self._line(history, run) for run in sorted(history.in_flight(), key=_by_worker)),
+            notes=tuple(self._notes(history)),
+            workers=sum(pool.values()),
+        )
+
+    def _line(self, history: History, run: Run) -> Line:
+        progress = parse_progress(read_tail(self._study.job_folder(run) / "log", TAIL_BYTES))
+        reference = self._at(progress.share) if progress else None
+        known = progress is not None and progress.loss is not None and reference is not None
+        return Line(
+            worker=run.worker or "",
+            run=run.id,
+            purpose=str(run.purpose),
+            state=run.state,
+            share=progress.share if progress else None,
+            loss=progress.loss if progress else None,
+            against_best=progress.loss - reference if known else None,  # type: ignore[operator, union-attr]
+            hypothesis=clean(history.experiments[run.experiment].hypothesis),
+        )
+
+    def _learn_curve(self, history: History) -> None:
+        """Read the loss curve of the best experiment's first finished run."""
+        best = history.incumbent()
+        runs = history.finished(best.id) if best else []
+        if not runs or runs[0].id == self._curve_of:
+            return
+        self._curve_of = runs[0].id
+        self._curve = parse_curve(read_tail(self._study.job_folder(runs[0]) / "log", CURVE_BYTES))
+
+    def _at(self, share: float) -> float | None:
+        """Return the best run's loss at a share of the budget."""
+        if not self._curve:
+            return None
+        place = bisect_left(self._curve, share, key=lambda point: point[0])
+        return self._curve[min(place, len(self._curve) - 1)][1]
+
+    def _notes(self, history: History) -> Sequence[Note]:
+        notes = []
+        for event in self._study.store.last_events(8, EVENT_KINDS):
+            experiment = history.experiments.get(event.subject.split(".", maxsplit=1)[0])
+            reason = clean(str(event.data.get("reason", "")), 120)
+            about = clean(experiment.hypothesis, 80) if experiment and event.kind != "requeued" else ""
+            subject = f"p{event.subject}" if event.kind == "refused" else event.subject
+            text = "   ".join(part for part in (reason, about) if part)
+            notes.append(Note(at=event.at, kind=event.kind, subject=subject, text=text))
+        return notes
+
+
+def _pool_of(history: History) -> Counter[str]:
+    """Return the workers ever seen, counted by kind."""
+    seen = {(run.worker, run.worker_kind) for run in history.all_runs() if run.worker and run.worker_kind}
+    return Counter(kind or "" for _, kind in seen)
+
+
+def _until(history: History, now: float) -> float:
+    """Return the moment figures per hour refer to: now, or the last end when nothing runs."""
+    if history.in_flight():
+        return now
+    ends = [run.ended_at for run in history.all_runs() if run.ended_at is not None]
+    return max(ends, default=now)
+
+
+def _by_worker(run: Run) -> tuple[str, str]:
+    return (run.worker or "", run.id)

@@ -1,0 +1,119 @@
+"""Numbers and times as people read them; plain text, no styling."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from autoresearch.console.look import Look
+from autoresearch.experiment import Verdict
+from autoresearch.report import Row
+
+
+def value(number: float | None, error: float | None = None, *, pm: str = "+-") -> str:
+    """Return 0.97712 +-.0003; "-" for an absent value."""
+    if number is None:
+        return "-"
+    return f"{number:.5f}" + (f" {pm}{short(error)}" if error is not None else "")
+
+
+def short(number: float, digits: int = 4) -> str:
+    """Return a small number without its leading zero: .0003."""
+    text = f"{abs(number):.{digits}f}"
+    return ("-" if number < 0 else "") + (text[1:] if text.startswith("0.") else text)
+
+
+def signed(number: float | None, digits: int = 4) -> str:
+    """Return a difference with its sign: -.0259."""
+    if number is None:
+        return ""
+    return ("+" if number >= 0 else "") + short(number, digits)
+
+
+def duration(seconds: float) -> str:
+    """Return 45 s, 14 min, 3h12."""
+    if seconds < 90:
+        return f"{max(0, seconds):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{int(seconds // 3600)}h{int(seconds % 3600 // 60):02d}"
+
+
+def clock_time(at: float) -> str:
+    """Return a moment as local hours and minutes."""
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M")
+
+
+def iso(at: float | None) -> str | None:
+    """Return a moment in ISO 8601, UTC."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def gain(best: Row | None, baseline: Row | None) -> str:
+    """Return how much better the best is than the baseline: -2.59 % from 1.00310."""
+    if best is None or baseline is None or best.value is None or not baseline.value:
+        return ""
+    if best.experiment == baseline.experiment:
+        return "the baseline"
+    return f"{100 * (best.value - baseline.value) / baseline.value:+.2f} % from {baseline.value:.5f}"
+
+
+def elapsed(look: Look) -> str:
+    """Return the hours used, and of how many."""
+    used = duration(look.usage.hours * 3600)
+    return f"{used} of {duration(look.budget.hours * 3600)}" if look.budget.hours is not None else used
+
+
+def counts(look: Look) -> str:
+    """Return how many experiments there were, and how they were judged."""
+    verdicts = look.overview.verdicts
+    ceiling = f" of {look.budget.experiments}" if look.budget.experiments is not None else ""
+    kept = verdicts[Verdict.KEEP] - (
+        1 if look.overview.baseline and look.overview.baseline.verdict is Verdict.KEEP else 0
+    )
+    return (
+        f"{look.overview.experiments}{ceiling} experiments   {max(0, kept)} keep   "
+        f"{verdicts[Verdict.DISCARD]} discard   {verdicts[Verdict.CRASH]} crash   {look.overview.in_flight} in flight"
+    )
+
+
+def money(look: Look) -> str:
+    """Return what was spent, where anything costs money or has a ceiling."""
+    parts = []
+    for name, spent, ceiling in (
+        ("GPU", look.usage.gpu_dollars, look.budget.gpu_dollars),
+        ("API", look.usage.api_dollars, look.budget.api_dollars),
+    ):
+        if spent or ceiling is not None:
+            parts.append(f"{name} ${spent:.2f}" + (f" of {ceiling:g}" if ceiling is not None else ""))
+    return "   ".join(parts)
+
+
+def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
+    """Return the study at one look, in at most 80 columns: how good, how far, how busy, what next."""
+    view = look.overview
+    state = "running" if look.alive else "not running"
+    if look.alive and look.request != "none":
+        state = "stopping"
+    dispatcher = "dispatcher alive" if look.alive else "nothing is being dispatched"
+    best = "no result yet"
+    if view.best and view.best.value is not None:
+        best = f"best {value(view.best.value, view.best.standard_error, pm=pm)} ({view.best.experiment})"
+        if view.baseline and view.baseline.value is not None:
+            best += f", baseline {view.baseline.value:.5f}"
+        keeps = look.overview.verdicts[Verdict.KEEP] - 1
+        best += f", {max(0, keeps)} kept of {view.experiments}"
+    busy = f"{look.pool}, {view.in_flight} in flight, {view.queued} queued"
+    if view.useful is not None and view.runs_per_hour is not None:
+        busy += f", {100 * view.useful:.0f} % useful, {view.runs_per_hour:.0f} runs/h"
+    lines = [f"{look.tag} {state} {elapsed(look)}, {dispatcher}, {look.agent}", best, busy]
+    if money(look):
+        lines.append(money(look).replace("   ", ", "))
+    if (
+        view.best
+        and view.best.experiment != (view.baseline.experiment if view.baseline else "")
+        and view.last_keep_at
+    ):
+        lines.append(f"last keep {duration(look.now - view.last_keep_at)} ago: {view.best.hypothesis}"[:80])
+    if not look.alive:
+        lines.append(f"ended: {look.outcome}" if look.outcome else "continue with `autoresearch run`")
+    return lines

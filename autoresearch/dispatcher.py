@@ -1,0 +1,463 @@
+"""The loop: read a snapshot, plan, act, wait. One per study, guarded by the study's lock.
+
+Everything it does is an action of `plan`, performed by one method each; it keeps nothing in memory
+that another dispatcher could not read from the store, git, or the executor. Only two things run
+beside it: the agent, in a thread, and preflight, in processes of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from autoresearch.brief import MAX_REFUSED, Brief, build_brief
+from autoresearch.config import Config
+from autoresearch.errors import AgentError, PoolError
+from autoresearch.experiment import Failure, FailureKind, JobResult, Proposal, Run, RunState
+from autoresearch.files import read_tail
+from autoresearch.history import BASELINE
+from autoresearch.judging.policy import Decide, Order
+from autoresearch.logparse import MARKER, TAIL_BYTES, Report, parse_report
+from autoresearch.patch import Candidate, Files, Refusal, admit, apply_edits
+from autoresearch.plan import (
+    MAX_LOSSES,
+    Action,
+    Admit,
+    Ask,
+    Cancel,
+    Collect,
+    Finish,
+    GiveUp,
+    Publish,
+    Request,
+    Requeue,
+    Snapshot,
+    Started,
+    Submit,
+    plan,
+)
+from autoresearch.protocols import Agent, Clock, Executor, Policy, Reply
+from autoresearch.study import Study
+from autoresearch.workspace import Commit
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5.0
+UNLIMITED = 1_000_000
+AGENT_REST_SECONDS = (5.0, 30.0, 120.0, 300.0)  # after the first, second, ... failure in a row
+
+
+class Preflight(Protocol):
+    """Exercises edited code before it takes a worker."""
+
+    def running(self, proposals: list[int]) -> frozenset[int]:
+        """Return the numbers of those proposals whose check is under way."""
+        ...
+
+    def start(self, proposal: int, files: Files) -> None:
+        """Begin a check; nothing where it was begun before."""
+        ...
+
+    def result(self, proposal: int) -> tuple[bool, Failure | None]:
+        """Return whether the check has ended, and what it found wrong with the code, if anything."""
+        ...
+
+    def forget(self, proposal: int) -> None:
+        """Drop what a check that was read has left."""
+        ...
+
+    def close(self, proposals: list[int]) -> None:
+        """End the checks that still run."""
+        ...
+
+
+@dataclass(slots=True)
+class _AgentState:
+    """The agent's side of the loop: what was asked, and how it fares."""
+
+    asked: list[tuple[int, Future[Reply]]] = field(default_factory=list)
+    failures: int = 0
+    rests_until: float = 0.0
+    gone: bool = False
+
+
+class Dispatcher:
+    """Runs a study until its end, a ceiling, or a request to stop."""
+
+    def __init__(
+        self,
+        study: Study,
+        config: Config,
+        *,
+        agent: Agent,
+        executor: Executor,
+        policy: Policy,
+        preflight: Preflight | None,
+        clock: Clock,
+        instructions: Callable[[], str] = str,
+        on_turn: Callable[[Snapshot], None] | None = None,
+    ) -> None:
+        """Put the parts together; nothing happens before `run`."""
+        self._study = study
+        self._store = study.store
+        self._config = config
+        self._agent = agent
+        self._executor = executor
+        self._policy = policy
+        self._preflight = preflight
+        self._clock = clock
+        self._instructions = instructions
+        self._on_turn = on_turn
+        # checks that may run at once beside the workers
+        self._admissions = max(1, (os.cpu_count() or 1) // 4) if preflight else UNLIMITED
+        self._agent_state = _AgentState()
+        self._asked_for: Request | None = None  # set by signal handlers, which must not touch the store
+        self._leaving = False
+        self._seen_at = 0.0
+        self._session = 0
+
+    def run(self) -> Finish:
+        """Dispatch until the plan says it is finished; return why.
+
+        The caller holds the study's lock. Killed at any instant, another dispatcher goes on.
+        """
+        now = self._clock.now()
+        self._study.check_protected()
+        self._store.set_request(Request.NONE, now)
+        self._store.set_outcome(None, now)
+        self._session = self._store.begin_session(os.getpid(), self._config.agent.name, now)
+        self._repair_refs()
+        try:
+            while True:
+                finish = self.turn()
+                if finish:
+                    self._store.set_outcome(finish.reason, self._clock.now())
+                    return finish
+        finally:
+            self._store.touch_session(self._session, self._clock.now())
+            if self._preflight:
+                self._preflight.close([p.number or 0 for p in self._store.waiting_proposals()])
+            self._executor.close()
+
+    def request(self, request: Request) -> None:
+        """Ask for an end; safe to call from a signal handler or another thread."""
+        self._asked_for = request
+        self._clock.wake()
+
+    def leave(self) -> None:
+        """Ask to end at once and let running jobs go on; safe to call from a signal handler."""
+        self._leaving = True
+        self._clock.wake()
+
+    def turn(self) -> Finish | None:
+        """Do what is missing now, or wait a little; return the finish when there is one."""
+        if self._leaving:
+            return Finish(reason="left; what runs goes on and is picked up again", complete=False)
+        if self._asked_for is not None:
+            self._store.set_request(self._asked_for, self._clock.now())
+            self._asked_for = None
+        self._heartbeat()
+        self._receive()
+        snapshot = self.snapshot()
+        if self._on_turn:
+            self._on_turn(snapshot)
+        actions = plan(snapshot, self._policy)
+        for action in actions:
+            if isinstance(action, Finish):
+                return action
+            self._perform(action, snapshot)
+        if all(isinstance(action, Cancel) for action in actions):
+            self._clock.wait(self._executor.poll_seconds)
+        return None
+
+    def snapshot(self) -> Snapshot:
+        """Return one picture of the study, its jobs and its agent."""
+        now, study = self._clock.now(), self._study
+        history = self._store.history()
+        proposals = self._store.waiting_proposals()
+        numbers = [p.number for p in proposals if p.number is not None]
+        backlog = self._config.agent.backlog
+        workers = self._executor.workers()
+        return Snapshot(
+            study=study.tag,
+            history=history,
+            workers=workers,
+            jobs=self._executor.poll([run.job_name(study.tag) for run in history.in_flight()]),
+            proposals=proposals,
+            admitting=self._preflight.running(numbers) if self._preflight else frozenset(),
+            admissions=self._admissions,
+            asked=sum(n for n, _ in self._agent_state.asked),
+            barren=self._store.barren(),
+            agent_resting=now < self._agent_state.rests_until,
+            agent_gone=self._agent_state.gone,
+            backlog=len(workers) if backlog is None else backlog,
+            budget=self._config.budget,
+            usage=self._store.usage(now, study.worst_seconds),
+            worst_seconds=study.worst_seconds,
+            request=Request(self._store.study().request),
+        )
+
+    # -- the agent -------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        """Take in what the agent has answered."""
+        waiting = []
+        for n, future in self._agent_state.asked:
+            if not future.done():
+                waiting.append((n, future))
+                continue
+            try:
+                self._take(future.result())
+            except AgentError as error:
+                self._rest(error)
+        self._agent_state.asked = waiting
+
+    def _take(self, reply: Reply) -> None:
+        now = self._clock.now()
+        state = self._agent_state
+        state.failures = 0
+        numbers = self._store.add_proposals(reply.proposals, now)
+        if reply.notes:
+            self._store.record("noted", "", {"notes": reply.notes, "proposals": numbers}, now)
+        if not reply.proposals:
+            self._rest(AgentError("it proposed nothing"))
+
+    def _rest(self, error: AgentError) -> None:
+        """Pause the agent after a failure, the longer the more there were in a row."""
+        state, now = self._agent_state, self._clock.now()
+        state.gone = not error.retryable or state.failures >= len(AGENT_REST_SECONDS)
+        if not state.gone:
+            state.rests_until = now + AGENT_REST_SECONDS[state.failures]
+        state.failures += 1
+        log.warning("agent failed: %s; asked again: %s", error.message, not state.gone)
+        self._store.record("agent_failed", "", {"reason": error.message, "gone": state.gone}, now)
+
+    def _brief(self, snapshot: Snapshot) -> Brief:
+        incumbent = snapshot.history.incumbent()
+        return build_brief(
+            snapshot.history,
+            study=self._study.tag,
+            metric=self._study.target.metric.name,
+            profile=self._study.target.profile,
+            instructions=self._instructions(),
+            files=self._study.files(incumbent.id if incumbent else BASELINE),
+            baseline_files=self._study.files(BASELINE),
+            refused=self._store.refusals(MAX_REFUSED),
+            budget=snapshot.budget,
+            usage=snapshot.usage,
+            serial=self._store.proposal_count(),
+            seed=self._study.row.seed,
+        )
+
+    # -- actions ---------------------------------------------------------------------------------
+
+    def _perform(self, action: Action, snapshot: Snapshot) -> None:
+        now = self._clock.now()
+        match action:
+            case Submit():
+                self._submit(action, snapshot)
+            case Started():
+                self._store.mark_running(self._store.run(action.run), now)
+            case Collect():
+                self._collect(self._store.run(action.run), snapshot)
+            case Requeue() | GiveUp() | Cancel():
+                self._end_job(action, now)
+            case Publish():
+                self._publish(action.experiment, now)
+            case Admit():
+                self._admit(next(p for p in snapshot.proposals if p.number == action.proposal))
+            case Ask():
+                self._ask(action.n, snapshot)
+            case Decide():
+                self._decide(action, now)
+            case Order():
+                seed = self._study.row.seed
+                self._store.queue_run(
+                    action.experiment,
+                    action.purpose,
+                    kind=action.kind,
+                    study_seed=seed,
+                    why=action.why,
+                    now=now,
+                )
+            case Finish():
+                raise TypeError("a finish is not performed")
+
+    def _submit(self, action: Submit, snapshot: Snapshot) -> None:
+        """Hand a run over: claimed in the store first, so that a crash between is seen."""
+        now = self._clock.now()
+        run = self._store.run(action.run)
+        worker = next((w for w in snapshot.workers if w.name == action.worker), None)
+        if worker is None:  # claimed by a dispatcher that died, for a worker that is gone
+            self._store.requeue(run, lost=False, reason=f"no worker {action.worker}", now=now)
+            return
+        if run.state is RunState.QUEUED and not self._store.claim(run, self._study.tag, worker, now):
+            return
+        try:
+            self._executor.submit(self._study.job_spec(run, worker), worker.name)
+        except PoolError as error:
+            log.warning("submit %s to %s failed: %s", run.id, worker.name, error.message)
+            self._clock.wait(self._executor.poll_seconds)
+
+    def _collect(self, run: Run, snapshot: Snapshot) -> None:
+        """Record what a finished job reports; a job ended by us or by its machine starts anew."""
+        now = self._clock.now()
+        ended = self._executor.fetch(run.job_name(self._study.tag))
+        if ended.cancelled:
+            self._store.requeue(run, lost=False, reason="interrupted", now=now)
+            return
+        content = read_tail(Path(ended.log), TAIL_BYTES)
+        target = self._study.target
+        report = parse_report(
+            content,
+            metric=target.metric.name,
+            exit_code=ended.exit_code,
+            timed_out=ended.timed_out,
+            editable=target.editable,
+        )
+        if target.score == "harness" and report.facts is None:
+            report = _without_harness(report, ended)
+        if report.machine_fault and report.failure:
+            self._lose(run, str(report.failure), now)
+            return
+        self._store.close_run(
+            run,
+            measurement=report.measurement,
+            failure=report.failure,
+            facts=report.facts,
+            log_sha256=hashlib.sha256(content).hexdigest(),
+            started_at=ended.started_at,
+            ended_at=ended.ended_at,
+            now=now,
+        )
+        log.info("run %s ended: %s", run.id, report.failure or run.value or report.measurement)
+
+    def _end_job(self, action: Requeue | GiveUp | Cancel, now: float) -> None:
+        run = self._store.run(action.run)
+        self._executor.cancel(run.job_name(self._study.tag))
+        if isinstance(action, Requeue):
+            reason = "its machine was lost" if action.lost else "interrupted"
+            self._store.requeue(run, lost=action.lost, reason=reason, now=now)
+        elif isinstance(action, GiveUp):
+            self._lose(run, "the machine was lost", now)
+
+    def _lose(self, run: Run, reason: str, now: float) -> None:
+        """Requeue a run whose machine failed it, or close it when that happened too often."""
+        if run.losses + 1 < MAX_LOSSES:
+            self._store.requeue(run, lost=True, reason=reason, now=now)
+            return
+        message = f"{reason}; {MAX_LOSSES} machines failed it"
+        self._store.close_run(run, failure=Failure(kind=FailureKind.LOST, message=message), now=now)
+
+    def _publish(self, experiment: str, now: float) -> None:
+        """Write an experiment's code to git, rebuilt from its parent and its edits."""
+        found = self._store.experiment(experiment)
+        parent = self._store.experiment(found.parent or BASELINE)
+        if parent.commit is None:
+            return  # its own turn comes first
+        files = apply_edits(found.edits, self._study.files(parent.id))
+        if isinstance(files, Refusal):
+            raise TypeError(f"the edits of {found.id} were admitted and no longer apply: {files}")
+        message = (
+            f"{found.id}: {found.hypothesis}\n\n"
+            f"Experiment: {found.id}\nParent: {parent.id}\nStudy: {self._study.tag}\nAuthor: {found.author}\n"
+        )
+        ref = self._study.workspace.ref(found.id)
+        commit = Commit(ref=ref, parent=parent.commit, files=files, message=message, when=found.created_at)
+        self._store.set_commit(found.id, self._study.workspace.publish(commit), now)
+
+    def _decide(self, action: Decide, now: float) -> None:
+        if self._store.decide(action.experiment, action.verdict, action.reason, now):
+            log.info("%s %s: %s", action.verdict, action.experiment, action.reason)
+            self._advance_branch()
+
+    def _advance_branch(self) -> None:
+        """Bring the branch of kept experiments up to the store."""
+        lineage = {e.id: e.commit for e in self._store.history().lineage() if e.commit}
+        if lineage:
+            self._study.workspace.advance(lineage, self._study.target.editable, self._clock.now())
+
+    def _repair_refs(self) -> None:
+        """Write again what a killed dispatcher left between the store and git."""
+        self._advance_branch()
+
+    def _admit(self, proposal: Proposal) -> None:
+        """Check a proposal as far as it can be checked now; admit or refuse it when that is clear."""
+        number = proposal.number or 0
+        now = self._clock.now()
+        found = self._check(proposal)
+        if isinstance(found, Refusal):
+            self._refuse(proposal, found)
+            return
+        if self._preflight:
+            ended, failure = self._preflight.result(number)
+            if not ended:
+                self._preflight.start(number, found.files)
+                return
+            self._preflight.forget(number)
+            if failure:
+                self._refuse(proposal, Refusal(reason="preflight", detail=str(failure)))
+                return
+        constants = self._study.constants(found.files)
+        admitted = self._store.admit(proposal, found, constants, self._study.row.seed, now)
+        if isinstance(admitted, str):
+            self._refuse(
+                proposal,
+                Refusal(reason="duplicate", detail=f"{admitted} is the same code", experiment=admitted),
+            )
+
+    def _check(self, proposal: Proposal) -> Candidate | Refusal:
+        parent = self._store.history().experiments.get(proposal.parent)
+        if parent is None or parent.commit is None:
+            return Refusal(reason="parent", detail=f"there is no experiment {proposal.parent}")
+        return admit(proposal, self._study.files(parent.id), self._store.tried_digests())
+
+    def _refuse(self, proposal: Proposal, refusal: Refusal) -> None:
+        log.info("refused proposal %s: %s", proposal.number, refusal)
+        self._store.refuse(proposal.number or 0, str(refusal), self._clock.now(), refusal.experiment)
+
+    def _ask(self, n: int, snapshot: Snapshot) -> None:
+        """Ask in a thread of its own: the pool works on meanwhile, and an exit does not wait for it."""
+        brief = self._brief(snapshot)
+        future: Future[Reply] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(self._agent.propose(brief, n))
+            except AgentError as error:
+                future.set_exception(error)
+            except Exception as error:
+                log.exception("the agent broke")
+                future.set_exception(AgentError(f"{type(error).__name__}: {error}"))
+            self._clock.wake()
+
+        self._agent_state.asked.append((n, future))
+        threading.Thread(target=answer, name="agent", daemon=True).start()
+
+    def _heartbeat(self) -> None:
+        now = self._clock.now()
+        if now - self._seen_at >= HEARTBEAT_SECONDS:
+            self._store.touch_session(self._session, now)
+            self._seen_at = now
+
+
+def _without_harness(report: Report, ended: JobResult) -> Report:
+    """Return what a job reports whose log has no machine line of the harness.
+
+    The harness writes one whatever training does, so without it the harness itself was killed or
+    could not start: the machine's fault. What training printed of itself is not believed.
+    """
+    if ended.timed_out:
+        return report
+    if ended.exit_code == 0:
+        said = Failure(kind=FailureKind.NO_RESULT, message=f"the log has no line `{MARKER.strip()} ...`")
+        return Report(failure=said)
+    detail = f": {report.failure}" if report.failure and report.failure.exception else ""
+    return Report(failure=Failure(kind=FailureKind.LOST, message=f"the harness ended early{detail}"))

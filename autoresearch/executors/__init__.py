@@ -1,0 +1,1 @@
+"""Where jobs run. Every executor keeps the contract of `autoresearch.protocols.Executor`."""

@@ -1,0 +1,1 @@
+"""How results are judged: measurement noise, and the policy that decides on it. All pure."""

@@ -1,0 +1,144 @@
+"""Edits to code, pure: apply them exactly once each, check the result, and know what was tried.
+
+`normal_digest` is what "the same experiment" means: comments, layout and docstrings do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autoresearch.experiment import Edit, Proposal
+
+Files = Mapping[str, str]  # path -> text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a proposal was not admitted, as a typed fact for its author."""
+
+    reason: str  # "edit", "syntax", "file", "duplicate", "unchanged", "parent", "preflight"
+    detail: str
+    experiment: str | None = None  # the earlier experiment, for a duplicate
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A proposal that can become an experiment: its code and that code's digest."""
+
+    files: Files
+    digest: str
+
+
+def admit(proposal: Proposal, base: Files, tried: Mapping[str, str]) -> Candidate | Refusal:
+    """Return the code a proposal makes of its parent's, or why it is refused.
+
+    `base` holds the parent's editable files, `tried` the experiment id of every digest measured so
+    far. Preflight comes after this.
+    """
+    files = apply_edits(proposal.edits, base)
+    if isinstance(files, Refusal):
+        return files
+    problem = check_syntax(files)
+    if problem:
+        return problem
+    digest = normal_digest(files)
+    if digest == normal_digest(base):
+        return Refusal(reason="unchanged", detail=f"the edits leave the code of {proposal.parent} as it is")
+    if digest in tried:
+        earlier = tried[digest]
+        return Refusal(reason="duplicate", detail=f"{earlier} is the same code", experiment=earlier)
+    return Candidate(files=files, digest=digest)
+
+
+def apply_edits(edits: Sequence[Edit], base: Files) -> Files | Refusal:
+    """Return the files with every edit applied in order, each exactly once, or the refusal."""
+    files = dict(base)
+    if not edits:
+        return Refusal(reason="edit", detail="the proposal has no edits")
+    for i, edit in enumerate(edits, 1):
+        name = edit.file if edit.file is not None else next(iter(files)) if len(files) == 1 else None
+        if name is None:
+            return Refusal(reason="file", detail=f"edit {i} names no file; use one of {', '.join(files)}")
+        if name not in files:
+            return Refusal(reason="file", detail=f"edit {i} touches {name}; editable: {', '.join(files)}")
+        if not edit.old:
+            return Refusal(reason="edit", detail=f"edit {i}: `old` is empty")
+        count = files[name].count(edit.old)
+        if count != 1:
+            found = "does not occur" if count == 0 else f"occurs {count} times"
+            start = edit.old.strip().splitlines()[0][:60] if edit.old.strip() else "blank text"
+            return Refusal(
+                reason="edit",
+                detail=f"edit {i}: `old` {found} in {name}, it must occur exactly once: {start!r}",
+            )
+        files[name] = files[name].replace(edit.old, edit.new)
+    return files
+
+
+def check_syntax(files: Files) -> Refusal | None:
+    """Return a refusal unless every Python file parses."""
+    for name, text in files.items():
+        if not text.strip():
+            return Refusal(reason="syntax", detail=f"{name} is empty")
+        if not name.endswith(".py"):
+            continue
+        try:
+            ast.parse(text, name)
+        except SyntaxError as error:
+            return Refusal(reason="syntax", detail=f"{name} line {error.lineno}: {error.msg}")
+        except (ValueError, RecursionError, MemoryError) as error:  # null bytes, absurd nesting
+            return Refusal(reason="syntax", detail=f"{name}: {error}")
+    return None
+
+
+def normal_digest(files: Files) -> str:
+    """Return a digest that ignores comments, layout and docstrings of Python files."""
+    parts = [f"{name}\0{_normal(name, files[name])}" for name in sorted(files)]
+    return hashlib.sha256("\0\0".join(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+def _normal(name: str, text: str) -> str:
+    if not name.endswith(".py"):
+        return text
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def decode_source(name: str, data: bytes) -> str:
+    """Return an editable file's text; raise ValueError with one line where it is none."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not text: byte {error.start} is not UTF-8") from None
+    if "\0" in text:
+        raise ValueError(f"{name} is not text: it holds null bytes")
+    if not text.strip():
+        raise ValueError(f"{name} is empty")
+    return text
+
+
+def unified_diff(before: Files, after: Files) -> str:
+    """Return the change as a unified diff, files in name order."""
+    lines: list[str] = []
+    for name in sorted(set(before) | set(after)):
+        old, new = before.get(name, ""), after.get(name, "")
+        lines += difflib.unified_diff(
+            old.splitlines(), new.splitlines(), f"a/{name}", f"b/{name}", lineterm=""
+        )
+    return "\n".join(lines) + ("\n" if lines else "")

@@ -1,0 +1,310 @@
+"""The heart: what is missing between what should be and what is, as a list of actions. Pure.
+
+`plan(snapshot, policy, now)` looks at one consistent picture and says what to do next. It is
+level-triggered, like a Kubernetes controller: it keeps no memory of what it asked for, so a
+dispatcher killed at any instant is continued by any other. Every action is idempotent by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from autoresearch.budget import Budget, Usage, may_start, room_for_experiments
+from autoresearch.experiment import JobStatus, Proposal, RunState, Verdict, Worker
+from autoresearch.history import BASELINE, History
+from autoresearch.judging.policy import Decide, Order
+from autoresearch.protocols import Policy
+
+MAX_LOSSES = 3  # machines lost under one run before it is given up
+MAX_BARREN = 40  # proposals refused in a row before the agent counts as out of ideas
+
+
+class Request(StrEnum):
+    """What a person asked of the dispatcher."""
+
+    NONE = "none"
+    DRAIN = "drain"  # let running experiments finish, then stop
+    CANCEL = "cancel"  # end running experiments now, then stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything `plan` looks at, read at one moment."""
+
+    study: str
+    history: History
+    workers: Sequence[Worker]
+    jobs: Mapping[str, JobStatus]  # by job name; absent: cannot be told now
+    proposals: Sequence[Proposal]  # received, not yet admitted or refused; oldest first
+    admitting: frozenset[int]  # numbers of proposals whose preflight runs
+    admissions: int  # how many may be checked at once
+    asked: int  # proposals asked of the agent and not yet received
+    barren: int  # proposals refused since the last one admitted
+    agent_resting: bool  # the agent failed; it is not asked before its pause is over
+    agent_gone: bool  # the agent will not be asked again
+    backlog: int  # ideas that should wait ready beside the busy workers
+    budget: Budget
+    usage: Usage
+    worst_seconds: float  # the longest one run may occupy a worker
+    request: Request = Request.NONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Hand a run to a worker; asked again for the same run it changes nothing."""
+
+    run: str
+    worker: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """Note that a run's job was seen running."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collect:
+    """Fetch a finished job's log and record what it says."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requeue:
+    """Put a run back into the queue for a new attempt."""
+
+    run: str
+    lost: bool  # its machine was lost; otherwise the study was interrupted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """Close a run whose machines were lost too often."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """End a run's job."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Write an experiment's git ref."""
+
+    experiment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admit:
+    """Check a proposal and make it an experiment, or refuse it."""
+
+    proposal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Ask the agent for proposals."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """End this dispatcher; nothing is left that it could do."""
+
+    reason: str
+    complete: bool  # the study reached its end, rather than being interrupted
+
+
+Action = (
+    Submit | Started | Collect | Requeue | GiveUp | Cancel | Publish | Admit | Ask | Decide | Order | Finish
+)
+
+
+def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
+    """Return what to do now, in order. An empty list means: wait."""
+    actions: list[Action] = [
+        *_follow_jobs(snapshot),
+        *(Publish(experiment=e.id) for e in snapshot.history.experiments.values() if e.commit is None),
+    ]
+    judged = policy.decide(snapshot.history) if snapshot.request is not Request.CANCEL else ()
+    actions += judged
+    if snapshot.request is Request.NONE:
+        actions += _start(snapshot, policy)
+        actions += _admit(snapshot)
+        actions += _ask(snapshot)
+    if not actions:
+        actions += _finish(snapshot)
+    return actions
+
+
+def _follow_jobs(snapshot: Snapshot) -> Iterator[Action]:
+    """Yield what the executor's view of the runs in flight calls for."""
+    for run in snapshot.history.in_flight():
+        status = snapshot.jobs.get(run.job_name(snapshot.study))
+        match status:
+            case None | JobStatus.PENDING:
+                if status and snapshot.request is Request.CANCEL:
+                    yield Cancel(run=run.id)
+            case JobStatus.RUNNING:
+                if run.state is RunState.SUBMITTING:
+                    yield Started(run=run.id)
+                if snapshot.request is Request.CANCEL:
+                    yield Cancel(run=run.id)
+            case JobStatus.DONE:
+                yield Collect(run=run.id)
+            case JobStatus.ABSENT if run.state is RunState.SUBMITTING:
+                # It was to be submitted when we died: do it now, unless we are stopping.
+                if snapshot.request is Request.NONE:
+                    yield Submit(run=run.id, worker=run.worker or "", kind=run.worker_kind or "")
+                else:
+                    yield Requeue(run=run.id, lost=False)
+            case _:
+                if run.losses + 1 >= MAX_LOSSES:
+                    yield GiveUp(run=run.id)
+                else:
+                    yield Requeue(run=run.id, lost=True)
+
+
+def _start(snapshot: Snapshot, policy: Policy) -> Iterator[Submit]:
+    """Yield a submission for every free worker the policy has a run for, within the budget."""
+    busy = {run.worker for run in snapshot.history.in_flight()}
+    experiments = snapshot.history.experiments
+    queued = [run for run in snapshot.history.queued() if experiments[run.experiment].commit is not None]
+    usage = snapshot.usage
+    for worker in snapshot.workers:
+        if worker.name in busy or not worker.ready or not queued:
+            continue
+        run = policy.next_run(snapshot.history, queued, worker.kind)
+        if run is None or not _affordable(snapshot, usage, worker):
+            continue
+        queued.remove(run)
+        usage = _reserve(usage, _worst_dollars(snapshot, worker))
+        yield Submit(run=run.id, worker=worker.name, kind=worker.kind)
+
+
+def _admit(snapshot: Snapshot) -> Iterator[Admit]:
+    """Yield admissions in order of arrival; the dispatcher runs few at a time."""
+    if _no_room_for_more(snapshot):
+        return
+    room = room_for_experiments(snapshot.budget, snapshot.usage) - len(snapshot.admitting)
+    waiting = [p for p in snapshot.proposals if p.number is not None and p.number not in snapshot.admitting]
+    room = min(room, snapshot.admissions - len(snapshot.admitting), len(waiting))
+    for proposal in waiting[: max(0, int(room))]:
+        if proposal.number is not None:
+            yield Admit(proposal=proposal.number)
+
+
+def _ask(snapshot: Snapshot) -> Iterator[Ask]:
+    """Yield one request when fewer ideas are ready than free workers and the backlog need."""
+    if snapshot.agent_gone or snapshot.agent_resting or _no_room_for_more(snapshot):
+        return
+    if snapshot.barren >= MAX_BARREN:
+        return
+    busy = {run.worker for run in snapshot.history.in_flight()}
+    free = sum(1 for worker in snapshot.workers if worker.ready and worker.name not in busy)
+    ready = len(snapshot.history.queued()) + len(snapshot.proposals) + snapshot.asked
+    room = room_for_experiments(snapshot.budget, snapshot.usage) - len(snapshot.proposals) - snapshot.asked
+    wanted = int(min(free + snapshot.backlog - ready, room))
+    if wanted > 0:
+        yield Ask(n=wanted)
+
+
+def _finish(snapshot: Snapshot) -> Iterator[Finish]:
+    """Yield the end when nothing is under way and nothing more may be done."""
+    if snapshot.history.in_flight():
+        return
+    if snapshot.request is not Request.NONE:
+        yield Finish(reason="stopped by request", complete=False)
+        return
+    if snapshot.admitting or snapshot.asked:
+        return
+    baseline = snapshot.history.experiments.get(BASELINE)
+    if baseline is not None and baseline.verdict is Verdict.CRASH:
+        yield Finish(reason=f"the baseline itself failed: {baseline.reason}", complete=False)
+        return
+    waiting = len(snapshot.history.queued()) + len(snapshot.proposals)
+    ceiling = _ceiling(snapshot)
+    if ceiling:
+        yield Finish(reason=f"budget reached: {ceiling}", complete=True)
+    elif waiting == 0 and (snapshot.agent_gone or snapshot.barren >= MAX_BARREN):
+        yield Finish(reason=_why_no_ideas(snapshot), complete=True)
+    elif not snapshot.workers:
+        yield Finish(reason="the pool has no workers", complete=False)
+    elif stranded := _stranded_kinds(snapshot):
+        yield Finish(reason=f"runs wait for {stranded}, which the pool does not have", complete=False)
+
+
+def _stranded_kinds(snapshot: Snapshot) -> str:
+    """Return the worker kinds that queued runs need and the pool lacks, when nothing else can run."""
+    kinds = {worker.kind for worker in snapshot.workers}
+    needed = {run.kind for run in snapshot.history.queued()}
+    missing = sorted(kind for kind in needed if kind is not None and kind not in kinds)
+    return ", ".join(missing) if missing and len(missing) == len(needed) else ""
+
+
+def _why_no_ideas(snapshot: Snapshot) -> str:
+    if snapshot.barren >= MAX_BARREN:
+        return f"the agent is out of ideas: its last {snapshot.barren} proposals were refused"
+    return "the agent has stopped proposing"
+
+
+def _ceiling(snapshot: Snapshot) -> str | None:
+    """Return the ceiling that forbids all further work, or None."""
+    history, budget, usage = snapshot.history, snapshot.budget, snapshot.usage
+    if history.queued():
+        return None if any(_affordable(snapshot, usage, w) for w in snapshot.workers) else _blocking(snapshot)
+    if not room_for_experiments(budget, usage):
+        return f"experiments, {usage.experiments} of {budget.experiments}"
+    return _blocking(snapshot)
+
+
+def _blocking(snapshot: Snapshot) -> str | None:
+    """Return the ceiling no worker's next run fits under, in words, or None."""
+    names = {_refused_by(snapshot, snapshot.usage, worker) for worker in snapshot.workers}
+    if not names or None in names:
+        return None
+    words = {
+        "hours": f"hours, {snapshot.usage.hours:.2f} of {snapshot.budget.hours}",
+        "gpu_dollars": f"GPU dollars, {snapshot.usage.gpu_dollars:.2f} of {snapshot.budget.gpu_dollars}",
+    }
+    return "; ".join(sorted(words[name] for name in names if name))
+
+
+def _no_room_for_more(snapshot: Snapshot) -> bool:
+    if not room_for_experiments(snapshot.budget, snapshot.usage):
+        return True
+    baseline = snapshot.history.experiments.get(BASELINE)
+    if baseline is None or baseline.verdict is Verdict.CRASH:
+        return True
+    return _blocking(snapshot) is not None
+
+
+def _worst_dollars(snapshot: Snapshot, worker: Worker) -> float:
+    return worker.price_per_hour * snapshot.worst_seconds / 3600
+
+
+def _refused_by(snapshot: Snapshot, usage: Usage, worker: Worker) -> str | None:
+    return may_start(
+        snapshot.budget,
+        usage,
+        worst_hours=snapshot.worst_seconds / 3600,
+        worst_dollars=_worst_dollars(snapshot, worker),
+    )
+
+
+def _affordable(snapshot: Snapshot, usage: Usage, worker: Worker) -> bool:
+    return _refused_by(snapshot, usage, worker) is None
+
+
+def _reserve(usage: Usage, dollars: float) -> Usage:
+    return replace(usage, reserved_dollars=usage.reserved_dollars + dollars)

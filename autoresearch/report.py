@@ -1,0 +1,129 @@
+"""What a study has to show, as rows and figures. Pure; how it looks is the console's business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autoresearch.experiment import Experiment, Verdict
+from autoresearch.history import BASELINE, History
+from autoresearch.judging.statistics import Noise, best_estimate, estimate, noise
+from autoresearch.logparse import clean
+
+TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One experiment in the results table."""
+
+    experiment: str
+    value: float | None
+    standard_error: float | None
+    delta: float | None  # against the baseline on the same worker kind
+    runs: int
+    kind: str | None
+    verdict: Verdict | None
+    reason: str
+    hypothesis: str
+    author: str
+    parent: str | None
+    commit: str | None
+    memory_gb: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """A study at one look."""
+
+    study: str
+    best: Row | None
+    baseline: Row | None
+    experiments: int
+    verdicts: Mapping[Verdict, int]
+    in_flight: int
+    queued: int
+    runs_finished: int
+    runs_per_hour: float | None
+    useful: float | None  # share of worker time in runs since the first start
+    last_keep_at: float | None
+    noise: Noise | None
+
+
+def results(history: History) -> list[Row]:
+    """Return one row an experiment, the best first, then those without a value."""
+    spread = {kind: noise(history, kind) for kind in {run.worker_kind or "" for run in history.all_runs()}}
+    rows = [_row(history, e, spread) for e in history.experiments.values()]
+    return sorted(rows, key=lambda r: (r.value is None, history.goal.sign * (r.value or 0.0), r.experiment))
+
+
+def _row(history: History, experiment: Experiment, spread: Mapping[str, Noise | None]) -> Row:
+    value = best_estimate(history, experiment.id)
+    base = estimate(history, BASELINE, value.kind) if value and experiment.id != BASELINE else None
+    memory = [r.measurement.memory_gb for r in history.runs_of(experiment.id) if r.measurement]
+    return Row(
+        experiment=experiment.id,
+        value=value.mean if value else None,
+        standard_error=value.standard_error(spread.get(value.kind)) if value else None,
+        delta=value.mean - base.mean if value and base else None,
+        runs=len(history.finished(experiment.id)),
+        kind=value.kind if value else None,
+        verdict=experiment.verdict,
+        reason=experiment.reason,
+        hypothesis=experiment.hypothesis,
+        author=experiment.author,
+        parent=experiment.parent,
+        commit=experiment.commit,
+        memory_gb=max((m for m in memory if m is not None), default=None),
+    )
+
+
+def overview(history: History, study: str, *, workers: int, now: float) -> Overview:
+    """Return a study's figures at a moment. `workers` is the size of the pool."""
+    rows = {row.experiment: row for row in results(history)}
+    incumbent = history.incumbent()
+    verdicts = {v: sum(1 for e in history.experiments.values() if e.verdict is v) for v in Verdict}
+    best = rows.get(incumbent.id) if incumbent else None
+    done = [run for run in history.all_runs() if run.measurement is not None]
+    starts = [run.submitted_at for run in history.all_runs() if run.submitted_at is not None]
+    elapsed = now - min(starts) if starts else 0.0
+    busy = sum(
+        (run.ended_at or now) - run.submitted_at for run in history.all_runs() if run.submitted_at is not None
+    )
+    return Overview(
+        study=study,
+        best=best,
+        baseline=rows.get(BASELINE),
+        experiments=history.proposed(),
+        verdicts=verdicts,
+        in_flight=len(history.in_flight()),
+        queued=len(history.queued()),
+        runs_finished=len(done),
+        runs_per_hour=3600 * len(done) / elapsed if elapsed > 0 else None,
+        useful=min(1.0, busy / (elapsed * workers)) if elapsed > 0 and workers else None,
+        last_keep_at=incumbent.judged_at if incumbent else None,
+        noise=noise(history, best.kind) if best and best.kind else None,
+    )
+
+
+def results_tsv(history: History) -> str:
+    """Return results.tsv as upstream tools read it: five columns, judged experiments in order.
+
+    A crash is written as 0.000000 and 0.0 here and nowhere else; the first row is the baseline.
+    """
+    spread: dict[str, Noise | None] = {}
+    lines = ["\t".join(TSV_COLUMNS)]
+    for experiment in history.experiments.values():
+        if experiment.verdict is None:
+            continue
+        row = _row(history, experiment, spread)
+        crashed = experiment.verdict is Verdict.CRASH or row.value is None
+        cells = (
+            (row.commit or experiment.id)[:7],
+            "0.000000" if crashed else f"{row.value:.6f}",
+            "0.0" if crashed else f"{row.memory_gb or 0.0:.1f}",
+            str(experiment.verdict),
+            clean(experiment.hypothesis, 400),
+        )
+        lines.append("\t".join(cells))
+    return "\n".join(lines) + "\n"

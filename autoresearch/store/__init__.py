@@ -1,0 +1,168 @@
+"""The one writer of a study's SQLite file.
+
+Every change is one transaction that also appends its event. Transitions are compare-and-set: a
+method returns False where the row was no longer in the state it expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from autoresearch.budget import Usage
+from autoresearch.experiment import Experiment, Goal, Proposal, Purpose, Run
+from autoresearch.history import BASELINE, History
+from autoresearch.patch import Candidate
+from autoresearch.store.database import append_event, storage_errors
+from autoresearch.store.experiments import ExperimentTable, insert_experiment
+from autoresearch.store.proposals import ProposalTable
+from autoresearch.store.rows import RUNS, to_experiment, to_json, to_run
+from autoresearch.store.runs import RunTable, insert_run
+from autoresearch.store.studies import Event, Session, StudyRow, StudyTable
+
+__all__ = ["Event", "Session", "Store", "StudyRow"]
+
+
+class Store(StudyTable, ProposalTable, ExperimentTable, RunTable):
+    """Reads and writes one study.
+
+    Experiments and runs are cached; the event table tells what to read anew, whoever wrote it.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        """Open the study's file; see Database."""
+        super().__init__(path, durable=durable)
+        self._experiments: dict[str, Experiment] = {}
+        self._runs: dict[str, tuple[Run, ...]] = {}
+        self._seen_event = 0
+
+    def create_study(
+        self, row: StudyRow, baseline: Candidate, constants: Mapping[str, float], runs: int, now: float
+    ) -> None:
+        """Write a study with its baseline and the baseline's runs, in one transaction.
+
+        The baseline's runs all go to one worker kind, the first of the study's kinds, so that they
+        tell its noise.
+        """
+        with self._write() as db:
+            db.execute(
+                "insert into study (id, tag, created_at, goal, target, kinds, base_commit, protected_sha256, seed)"
+                " values (1, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row.tag,
+                    row.created_at,
+                    row.goal,
+                    to_json(row.target),
+                    to_json(row.kinds),
+                    row.base_commit,
+                    row.protected_sha256,
+                    row.seed,
+                ),
+            )
+            append_event(db, now, "study_created", "", {"tag": row.tag})
+            id_ = insert_experiment(
+                db, None, "baseline", "baseline", baseline.digest, constants, (), row.base_commit, now
+            )
+            for number in range(1, runs + 1):
+                why = f"baseline and noise, run {number} of {runs}"
+                insert_run(db, id_, Purpose.BASELINE, row.kinds[0], row.seed, why, now)
+
+    def admit(
+        self,
+        proposal: Proposal,
+        candidate: Candidate,
+        constants: Mapping[str, float],
+        study_seed: int,
+        now: float,
+    ) -> Experiment | str | None:
+        """Make a waiting proposal an experiment with one queued screen, and return it.
+
+        Returns the id of the earlier experiment, and admits nothing, where one has the same code;
+        None where the proposal no longer waits.
+        """
+        with self._write() as db:
+            waiting = "select 1 from proposal where number = ? and state = 'waiting'"
+            if db.execute(waiting, (proposal.number,)).fetchone() is None:
+                return None
+            earlier = self.tried_digests().get(candidate.digest)
+            if earlier:
+                return earlier
+            id_ = insert_experiment(
+                db,
+                proposal.parent,
+                proposal.hypothesis,
+                proposal.author,
+                candidate.digest,
+                constants,
+                proposal.edits,
+                None,
+                now,
+            )
+            db.execute(
+                "update proposal set state = 'admitted', experiment = ? where number = ?",
+                (id_, proposal.number),
+            )
+            insert_run(db, id_, Purpose.SCREEN, None, study_seed, "first look at a proposal", now)
+        return self.experiment(id_)
+
+    def history(self) -> History:
+        """Return all experiments and runs, reading only what changed since the last call."""
+        with storage_errors(self._path):
+            self._db.execute("begin")
+            try:
+                self._refresh()
+            finally:
+                self._db.execute("commit")
+        row = self._one("select goal from study")
+        goal = Goal(row["goal"]) if row else Goal.MINIMIZE
+        return History(goal=goal, experiments=dict(self._experiments), runs=dict(self._runs))
+
+    def usage(self, now: float, worst_seconds: float) -> Usage:
+        """Return what the study has spent; jobs in flight reserve the rest of their worst case."""
+        jobs = self._all(
+            "select price_per_hour, submitted_at, ended_at, outcome from job where price_per_hour > 0"
+        )
+        spent = reserved = 0.0
+        for job in jobs:
+            end = job["ended_at"] if job["outcome"] is not None else now
+            used = max(0.0, end - job["submitted_at"])
+            spent += job["price_per_hour"] * used / 3600
+            if job["outcome"] is None:
+                reserved += job["price_per_hour"] * max(0.0, worst_seconds - used) / 3600
+        hours = sum(s.seen_at - s.started_at for s in self.sessions()) / 3600
+        row = self._one("select count(*) from experiment where id != ?", (BASELINE,))
+        return Usage(
+            experiments=int(row[0]),  # type: ignore[index]
+            hours=hours,
+            gpu_dollars=spent,
+            reserved_dollars=reserved,
+        )
+
+    def _refresh(self) -> None:
+        """Bring the cache up to date from the event table."""
+        last = int(self._db.execute("select coalesce(max(seq), 0) from event").fetchone()[0])
+        if last == self._seen_event:
+            return
+        if self._seen_event == 0:
+            experiments = self._db.execute("select * from experiment order by number").fetchall()
+            runs = self._db.execute(f"{RUNS} order by run.rowid").fetchall()
+        else:
+            subjects = self._db.execute(
+                "select distinct subject from event where seq > ?", (self._seen_event,)
+            )
+            names = [row[0] for row in subjects]
+            marks = ",".join("?" * len(names))
+            experiments = self._db.execute(
+                f"select * from experiment where id in ({marks}) order by number",
+                names,  # noqa: S608
+            ).fetchall()
+            runs = self._db.execute(f"{RUNS} where run.id in ({marks}) order by run.rowid", names).fetchall()
+        for row in experiments:
+            self._experiments[row["id"]] = to_experiment(row)
+        for row in runs:
+            run = to_run(row)
+            others = [other for other in self._runs.get(run.experiment, ()) if other.id != run.id]
+            self._runs[run.experiment] = tuple(
+                sorted([*others, run], key=lambda r: int(r.id.rsplit(".", 1)[1]))
+            )
+        self._seen_event = last

@@ -1,0 +1,77 @@
+"""Experiments: admitted once, judged once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+
+from autoresearch.errors import NotFoundError
+from autoresearch.experiment import Edit, Experiment, Verdict
+from autoresearch.store.database import Database, append_event
+from autoresearch.store.rows import edits_json, to_experiment, to_json
+
+
+class ExperimentTable(Database):
+    """The experiments of a study."""
+
+    def tried_digests(self) -> dict[str, str]:
+        """Return the experiment of every code measured or to be measured.
+
+        Code that was never measured because machines were lost may be proposed again.
+        """
+        rows = self._all(
+            "select digest, id from experiment e where not exists ("
+            " select 1 from run where run.experiment = e.id and run.state = 'lost') order by number desc"
+        )
+        return {r["digest"]: r["id"] for r in rows}
+
+    def set_commit(self, experiment: str, commit: str, now: float) -> bool:
+        """Note that an experiment's git ref was written."""
+        with self._write() as db:
+            changed = db.execute(
+                "update experiment set commit_id = ? where id = ? and commit_id is null", (commit, experiment)
+            ).rowcount
+            if changed:
+                append_event(db, now, "published", experiment, {"commit": commit})
+        return changed == 1
+
+    def decide(self, experiment: str, verdict: Verdict, reason: str, now: float) -> bool:
+        """Give an experiment its verdict, once."""
+        with self._write() as db:
+            changed = db.execute(
+                "update experiment set verdict = ?, reason = ?, judged_at = ? where id = ? and verdict is null",
+                (verdict, reason, now, experiment),
+            ).rowcount
+            if changed:
+                append_event(db, now, str(verdict), experiment, {"reason": reason})
+        return changed == 1
+
+    def experiment(self, id_: str) -> Experiment:
+        """Return one experiment; NotFoundError where there is none of that id."""
+        row = self._one("select * from experiment where id = ?", (id_,))
+        if row is None:
+            raise NotFoundError(f"no experiment {id_}", "`autoresearch results` lists them")
+        return to_experiment(row)
+
+
+def insert_experiment(
+    db: sqlite3.Connection,
+    parent: str | None,
+    hypothesis: str,
+    author: str,
+    digest: str,
+    constants: Mapping[str, float],
+    edits: Sequence[Edit],
+    commit: str | None,
+    now: float,
+) -> str:
+    """Insert the next experiment; return its id."""
+    number = int(db.execute("select coalesce(max(number), 0) + 1 from experiment").fetchone()[0])
+    id_ = f"e{number:04d}"
+    db.execute(
+        "insert into experiment (id, number, parent, hypothesis, author, digest, constants, edits, commit_id, created_at)"
+        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (id_, number, parent, hypothesis, author, digest, to_json(constants), edits_json(edits), commit, now),
+    )
+    append_event(db, now, "admitted", id_, {"hypothesis": hypothesis, "author": author})
+    return id_

@@ -1,0 +1,99 @@
+"""Rows of the database as values, and back."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from autoresearch.experiment import (
+    Edit,
+    Experiment,
+    Failure,
+    FailureKind,
+    Measurement,
+    Proposal,
+    Purpose,
+    Run,
+    RunState,
+    Verdict,
+)
+
+RUNS = (
+    "select run.*, job.worker, job.kind as worker_kind, job.submitted_at, job.started_at, job.ended_at"
+    " from run left join job on job.run = run.id and job.attempt = run.attempt"
+)
+
+
+def to_experiment(row: sqlite3.Row) -> Experiment:
+    return Experiment(
+        id=row["id"],
+        parent=row["parent"],
+        hypothesis=row["hypothesis"],
+        author=row["author"],
+        digest=row["digest"],
+        constants=json.loads(row["constants"]),
+        edits=to_edits(row["edits"]),
+        commit=row["commit_id"],
+        created_at=row["created_at"],
+        verdict=Verdict(row["verdict"]) if row["verdict"] else None,
+        reason=row["reason"],
+        judged_at=row["judged_at"],
+    )
+
+
+def to_run(row: sqlite3.Row) -> Run:
+    measurement = None
+    if row["value"] is not None:
+        measurement = Measurement(
+            value=row["value"],
+            training_seconds=row["training_seconds"],
+            total_seconds=row["total_seconds"],
+            steps=row["steps"],
+            tokens_per_second=row["tokens_per_second"],
+            memory_gb=row["memory_gb"],
+            device=row["device"],
+        )
+    failure = json.loads(row["failure"]) if row["failure"] else None
+    return Run(
+        id=row["id"],
+        experiment=row["experiment"],
+        purpose=Purpose(row["purpose"]),
+        kind=row["kind"],
+        seed=row["seed"],
+        why=row["why"],
+        state=RunState(row["state"]),
+        attempt=row["attempt"],
+        losses=row["losses"],
+        worker=row["worker"],
+        worker_kind=row["worker_kind"],
+        created_at=row["created_at"],
+        submitted_at=row["submitted_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        measurement=measurement,
+        failure=Failure(**{**failure, "kind": FailureKind(failure["kind"])}) if failure else None,
+    )
+
+
+def to_proposal(row: sqlite3.Row) -> Proposal:
+    return Proposal(
+        number=row["number"],
+        hypothesis=row["hypothesis"],
+        edits=to_edits(row["edits"]),
+        parent=row["parent"],
+        author=row["author"],
+    )
+
+
+def to_edits(text: str) -> tuple[Edit, ...]:
+    return tuple(Edit(**edit) for edit in json.loads(text))
+
+
+def edits_json(edits: Sequence[Edit]) -> str:
+    return to_json([asdict(edit) for edit in edits])
+
+
+def to_json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

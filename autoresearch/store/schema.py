@@ -1,0 +1,128 @@
+"""The study's database, as numbered migrations. One that has been released never changes.
+
+One fact, one home: what machines did stands in `job` (one row an attempt), what was measured in
+`run`, what was judged in `experiment`, when and why in `event`. Rows that are over never change:
+triggers hold that, whoever writes.
+"""
+
+MIGRATIONS = (
+    """
+    create table study (
+        id integer primary key check (id = 1),
+        tag text not null,
+        created_at real not null,
+        goal text not null,
+        target text not null,             -- JSON: the resolved target, pinned
+        kinds text not null,              -- JSON: the worker kinds of the pool at creation
+        base_commit text not null,
+        protected_sha256 text not null,
+        seed integer not null,
+        request text not null default 'none',
+        outcome text                      -- why the last dispatcher ended
+    ) strict;
+
+    create table session (
+        id integer primary key,
+        pid integer not null,
+        agent text not null,
+        started_at real not null,
+        seen_at real not null
+    ) strict;
+
+    create table proposal (
+        number integer primary key,
+        hypothesis text not null,
+        edits text not null,              -- JSON: [{old, new, file}]
+        parent text not null,
+        author text not null,
+        created_at real not null,
+        state text not null default 'waiting' check (state in ('waiting', 'admitted', 'refused')),
+        reason text not null default '',  -- of a refusal
+        experiment text                   -- what it became, or the earlier one it repeats
+    ) strict;
+    create index proposal_waiting on proposal (number) where state = 'waiting';
+
+    create table experiment (
+        id text primary key,
+        number integer not null unique,
+        parent text references experiment,
+        hypothesis text not null,
+        author text not null,
+        digest text not null,             -- of the normalised code
+        constants text not null,          -- JSON: numeric constants of the code
+        edits text not null,              -- JSON: from the parent's code to this one
+        commit_id text,                   -- null until the git ref is written
+        created_at real not null,
+        verdict text check (verdict in ('keep', 'discard', 'crash')),
+        reason text not null default '',
+        judged_at real
+    ) strict;
+    create index experiment_digest on experiment (digest);
+
+    create table run (
+        id text primary key,
+        experiment text not null references experiment,
+        number integer not null,
+        purpose text not null,
+        kind text,                        -- required worker kind
+        seed integer not null,
+        why text not null,
+        state text not null default 'queued',
+        attempt integer not null default 1,
+        losses integer not null default 0,
+        created_at real not null,
+        value real,
+        training_seconds real,
+        total_seconds real,
+        steps integer,
+        tokens_per_second real,
+        memory_gb real,
+        device text,
+        failure text,                     -- JSON: {kind, message, exception, line}
+        facts text,                       -- JSON: the harness's machine line
+        log_sha256 text,
+        unique (experiment, number)
+    ) strict;
+
+    create table job (
+        name text primary key,
+        run text not null references run,
+        attempt integer not null,
+        worker text not null,
+        kind text not null,
+        price_per_hour real not null,
+        submitted_at real not null,
+        started_at real,
+        ended_at real,
+        outcome text,                     -- the state its run went to
+        unique (run, attempt)
+    ) strict;
+    create unique index one_job_on_a_worker on job (worker) where outcome is null;
+
+    create table event (
+        seq integer primary key autoincrement,
+        at real not null,
+        kind text not null,
+        subject text not null,            -- an experiment, a run, a proposal's number or ''
+        data text not null                -- JSON
+    ) strict;
+
+    create trigger run_is_over before update on run
+        when old.state in ('finished', 'pruned', 'failed', 'lost', 'cancelled')
+        begin select raise(abort, 'a run that is over never changes'); end;
+    create trigger run_stays before delete on run
+        begin select raise(abort, 'runs are never deleted'); end;
+    create trigger verdict_stays before update on experiment when old.verdict is not null
+        begin select raise(abort, 'a verdict never changes'); end;
+    create trigger experiment_stays before delete on experiment
+        begin select raise(abort, 'experiments are never deleted'); end;
+    create trigger job_is_over before update on job when old.outcome is not null
+        begin select raise(abort, 'a job that is over never changes'); end;
+    create trigger job_stays before delete on job
+        begin select raise(abort, 'jobs are never deleted'); end;
+    create trigger event_stays before update on event
+        begin select raise(abort, 'events are only appended'); end;
+    create trigger event_is_kept before delete on event
+        begin select raise(abort, 'events are only appended'); end;
+    """,
+)

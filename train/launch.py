@@ -1,0 +1,42 @@
+"""The training child: loads torch and the protected modules, starts the clock, runs train.py.
+
+Protected. Started by harness.py as `python launch.py TRAIN_PY READY_FD`. The seed is set and the
+budget's clock starts here, before a line of edited code has run; READY_FD then carries this
+process's CPU seconds so far to the harness, which charges only what follows.
+
+In preflight it also rebuilds the model from what was saved and asks it for logits, since that is
+what the evaluator will do.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Run train.py as the main module of this process."""
+    script, ready = sys.argv[1], int(sys.argv[2])
+    import torch
+
+    import prepare
+
+    if prepare.device_type() == "cpu":
+        torch.set_num_threads(1)
+    torch.manual_seed(prepare.seed())
+    sys.argv = [script]
+    sys.path.insert(1, str(Path(script).parent))
+    started = prepare.start_clock()
+    os.write(ready, f"{started:.6f}\n".encode())
+    os.close(ready)
+    runpy.run_path(script, run_name="__main__")
+    if prepare.PREFLIGHT:
+        import evaluate
+
+        evaluate.check_model(script, os.environ["AUTORESEARCH_WEIGHTS"])
+
+
+if __name__ == "__main__":
+    main()
