@@ -195,7 +195,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path.name}: not YAML: {str(error).splitlines()[0]}") from None
     try:
         return parse(raw if raw is not None else {})
-    except _Problem as problem:
+    except _ProblemError as problem:
         line = _line(root, problem.path)
         where = ".".join(str(part) for part in problem.path)
         raise ConfigError(f"{path.name}:{line}: {where + ': ' if where else ''}{problem.text}") from None
@@ -206,7 +206,7 @@ def parse(raw: object) -> Config:
     from pydantic import TypeAdapter, ValidationError
 
     if not isinstance(raw, dict):
-        raise _Problem((), f"is {_name(raw)}; the file must hold keys such as target, pool, budget")
+        raise _ProblemError((), f"is {_name(raw)}; the file must hold keys such as target, pool, budget")
     try:
         # As JSON: strict validation then still takes mappings for dataclasses and lists for tuples.
         config = TypeAdapter(Config).validate_json(json.dumps(raw, default=str))
@@ -216,7 +216,7 @@ def parse(raw: object) -> Config:
     return config
 
 
-class _Problem(Exception):
+class _ProblemError(Exception):
     """What is wrong at a path of keys."""
 
     def __init__(self, path: tuple[str | int, ...], text: str) -> None:
@@ -225,16 +225,16 @@ class _Problem(Exception):
         self.text = text
 
 
-def _first_problem(errors: Sequence[Any]) -> _Problem:
+def _first_problem(errors: Sequence[Any]) -> _ProblemError:
     """Return the most telling of pydantic's errors, in our words: an unknown key, else the deepest."""
     paths = [tuple(part for part in error["loc"] if not _is_union_tag(part)) for error in errors]
     for error, path in zip(errors, paths, strict=True):
         if error["type"] == "unexpected_keyword_argument":
-            return _Problem(path, "unknown key" + _did_you_mean(str(path[-1]), _keys_at(path[:-1])))
+            return _ProblemError(path, "unknown key" + _did_you_mean(str(path[-1]), _keys_at(path[:-1])))
     deepest = max(paths, key=len)
     there = [error for error, path in zip(errors, paths, strict=True) if path == deepest]
     wanted = " or ".join(dict.fromkeys(_expected(error) for error in there))
-    return _Problem(deepest, f"is {_name(there[0]['input'])}; use {wanted}")
+    return _ProblemError(deepest, f"is {_name(there[0]['input'])}; use {wanted}")
 
 
 _UNION_TAGS = re.compile(r"^(float|int|str|bool|dict\[.*\]|literal\[.*\]|tuple\[.*\]|list\[.*\])$")
@@ -255,7 +255,7 @@ def _expected(error: Any) -> str:
         "dataclass_type": "keys with values",
         "literal_error": error.get("ctx", {}).get("expected", ""),
     }
-    return kinds.get(error["type"], error["msg"].lower())
+    return kinds.get(error["type"]) or str(error["msg"]).lower()
 
 
 def _name(value: object) -> str:
@@ -265,7 +265,7 @@ def _name(value: object) -> str:
 
 def _keys_at(path: Sequence[str | int]) -> list[str]:
     """Return the keys the configuration knows at a path."""
-    sections = {
+    sections: dict[tuple[str | int, ...], Any] = {
         (): Config,
         ("target",): Target,
         ("target", "metric"): Metric,
@@ -305,33 +305,35 @@ def _line(node: Node | None, path: Sequence[str | int]) -> int:
 
 
 def _check(config: Config) -> None:
-    """Raise _Problem for values that have the right type and make no sense."""
+    """Raise _ProblemError for values that have the right type and make no sense."""
     if config.study is not None and (problem := check_tag(config.study)):
-        raise _Problem(("study",), problem)
+        raise _ProblemError(("study",), problem)
     _check_target(config.target)
-    workers = config.pool.workers
-    if isinstance(workers, int) and workers < 1:
-        raise _Problem(("pool", "workers"), f"is {workers}; at least 1 worker is needed")
-    if isinstance(workers, dict):
-        for kind, count in workers.items():
-            check_kind(kind)
-            if count < 1:
-                raise _Problem(
-                    ("pool", "workers", kind), f"is {count}; leave the kind out or give at least 1"
-                )
-    for kind, price in config.pool.prices.items():
-        if kind not in KINDS:
-            raise _Problem(("pool", "prices", kind), "unknown accelerator" + _did_you_mean(kind, KINDS))
-        if price < 0:
-            raise _Problem(("pool", "prices", kind), f"is {price}; a price cannot be negative")
+    _check_pool(config.pool)
     for name in ("experiments", "hours", "gpu_dollars", "api_dollars"):
         ceiling = getattr(config.budget, name)
         if ceiling is not None and ceiling < 0:
-            raise _Problem(("budget", name), f"is {ceiling}; a ceiling cannot be negative")
+            raise _ProblemError(("budget", name), f"is {ceiling}; a ceiling cannot be negative")
     if config.judging.baseline_runs < 2:
-        raise _Problem(("judging", "baseline_runs"), "noise needs at least 2 runs of the baseline")
+        raise _ProblemError(("judging", "baseline_runs"), "noise needs at least 2 runs of the baseline")
     if config.agent.backlog is not None and config.agent.backlog < 0:
-        raise _Problem(("agent", "backlog"), f"is {config.agent.backlog}; it cannot be negative")
+        raise _ProblemError(("agent", "backlog"), f"is {config.agent.backlog}; it cannot be negative")
+
+
+def _check_pool(pool: Pool) -> None:
+    if isinstance(pool.workers, int) and pool.workers < 1:
+        raise _ProblemError(("pool", "workers"), f"is {pool.workers}; at least 1 worker is needed")
+    counts = pool.workers if isinstance(pool.workers, dict) else {}
+    for key, kinds in (("workers", counts), ("prices", pool.prices)):
+        for kind in kinds:
+            if kind not in KINDS:
+                raise _ProblemError(("pool", key, kind), "unknown accelerator" + _did_you_mean(kind, KINDS))
+    for kind, count in counts.items():
+        if count < 1:
+            raise _ProblemError(("pool", "workers", kind), f"is {count}; leave it out or give at least 1")
+    for kind, price in pool.prices.items():
+        if price < 0:
+            raise _ProblemError(("pool", "prices", kind), f"is {price}; a price cannot be negative")
 
 
 def check_tag(tag: str) -> str | None:
@@ -341,26 +343,20 @@ def check_tag(tag: str) -> str | None:
     return f"is {tag!r}; use 1 to 30 lower-case letters, digits and dashes, such as nov22"
 
 
-def check_kind(kind: str) -> None:
-    """Raise unless the worker kind is known."""
-    if kind not in KINDS:
-        raise _Problem(("pool", "workers", kind), "unknown accelerator" + _did_you_mean(kind, KINDS))
-
-
 def _check_target(target: Target) -> None:
     if not target.editable:
-        raise _Problem(("target", "editable"), "is empty; name at least one file for agents to edit")
+        raise _ProblemError(("target", "editable"), "is empty; name at least one file for agents to edit")
     for key in ("editable", "protected"):
         for i, name in enumerate(getattr(target, key)):
             path = Path(name)
             if path.is_absolute() or ".." in path.parts or not name.strip():
-                raise _Problem(("target", key, i), f"is {name!r}; use a path inside the study's folder")
+                raise _ProblemError(("target", key, i), f"is {name!r}; use a path inside the study's folder")
     both = set(target.editable) & set(target.protected)
     if both:
-        raise _Problem(("target", "protected"), f"{sorted(both)[0]} is editable as well; it cannot be both")
+        raise _ProblemError(("target", "protected"), f"{min(both)} is editable as well; it cannot be both")
     for key in ("budget_seconds", "timeout_seconds"):
         value = getattr(target, key)
         for name, seconds in value.items() if isinstance(value, dict) else [(None, value)]:
             if not seconds > 0:
                 path_to = ("target", key, name) if name else ("target", key)
-                raise _Problem(path_to, f"is {seconds}; it must be more than 0 seconds")
+                raise _ProblemError(path_to, f"is {seconds}; it must be more than 0 seconds")

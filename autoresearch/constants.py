@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoresearch.experiment import Edit
+from autoresearch.patch import occurrences
 
 _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -84,7 +85,7 @@ def edits_between(before: str, after: str, file: str | None = None) -> tuple[Edi
     edits = []
     for i in (i for i, (a, b) in enumerate(zip(lines, wanted, strict=True)) if a != b):
         text, low, high = "\n".join(lines), i, i + 1
-        while text.count("\n".join(lines[low:high])) != 1:  # grow until it is unique
+        while occurrences(text, "\n".join(lines[low:high])) != 1:  # grow until it is unique
             low, high = max(0, low - 1), min(len(lines), high + 1)
         old = "\n".join(lines[low:high])
         lines[i] = wanted[i]

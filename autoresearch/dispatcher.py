@@ -20,7 +20,7 @@ from typing import Protocol
 from autoresearch.brief import MAX_REFUSED, Brief, build_brief
 from autoresearch.config import Config
 from autoresearch.errors import AgentError, PoolError
-from autoresearch.experiment import Failure, FailureKind, JobResult, Proposal, Run, RunState
+from autoresearch.experiment import Failure, FailureKind, JobResult, Proposal, Run, RunState, Verdict
 from autoresearch.files import read_tail
 from autoresearch.history import BASELINE
 from autoresearch.judging.policy import Decide, Order
@@ -133,7 +133,7 @@ class Dispatcher:
         self._store.set_request(Request.NONE, now)
         self._store.set_outcome(None, now)
         self._session = self._store.begin_session(os.getpid(), self._config.agent.name, now)
-        self._repair_refs()
+        self._advance_branch()  # a dispatcher may have died between the store and git
         try:
             while True:
                 finish = self.turn()
@@ -266,7 +266,7 @@ class Dispatcher:
             case Started():
                 self._store.mark_running(self._store.run(action.run), now)
             case Collect():
-                self._collect(self._store.run(action.run), snapshot)
+                self._collect(self._store.run(action.run))
             case Requeue() | GiveUp() | Cancel():
                 self._end_job(action, now)
             case Publish():
@@ -301,12 +301,12 @@ class Dispatcher:
         if run.state is RunState.QUEUED and not self._store.claim(run, self._study.tag, worker, now):
             return
         try:
-            self._executor.submit(self._study.job_spec(run, worker), worker.name)
+            self._executor.submit(self._study.job_spec(run), worker.name)
         except PoolError as error:
             log.warning("submit %s to %s failed: %s", run.id, worker.name, error.message)
             self._clock.wait(self._executor.poll_seconds)
 
-    def _collect(self, run: Run, snapshot: Snapshot) -> None:
+    def _collect(self, run: Run) -> None:
         """Record what a finished job reports; a job ended by us or by its machine starts anew."""
         now = self._clock.now()
         ended = self._executor.fetch(run.job_name(self._study.tag))
@@ -376,17 +376,14 @@ class Dispatcher:
     def _decide(self, action: Decide, now: float) -> None:
         if self._store.decide(action.experiment, action.verdict, action.reason, now):
             log.info("%s %s: %s", action.verdict, action.experiment, action.reason)
-            self._advance_branch()
+            if action.verdict is Verdict.KEEP:
+                self._advance_branch()
 
     def _advance_branch(self) -> None:
         """Bring the branch of kept experiments up to the store."""
         lineage = {e.id: e.commit for e in self._store.history().lineage() if e.commit}
         if lineage:
             self._study.workspace.advance(lineage, self._study.target.editable, self._clock.now())
-
-    def _repair_refs(self) -> None:
-        """Write again what a killed dispatcher left between the store and git."""
-        self._advance_branch()
 
     def _admit(self, proposal: Proposal) -> None:
         """Check a proposal as far as it can be checked now; admit or refuse it when that is clear."""

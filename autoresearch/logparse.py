@@ -1,6 +1,6 @@
-"""Logs, pure: what a run measured, how far it is, and why it failed, from untrusted bytes.
+r"""Logs, pure: what a run measured, how far it is, and why it failed, from untrusted bytes.
 
-Reads the harness's machine line, the upstream `---` summary, `\\r` progress lines, and Python
+Reads the harness's machine line, the upstream `---` summary, `\r` progress lines, and Python
 tracebacks. Whatever the bytes hold (a gigabyte without a newline is cut by the caller, invalid
 UTF-8, NaN), the answer is a value; text from a log is data and comes back cleaned and short.
 """
@@ -25,7 +25,7 @@ TAIL_BYTES = 256 << 10
 _PROGRESS = re.compile(r"step (\d+) \((\d+(?:\.\d+)?)%\) \| loss: (\S+)")
 _RATE = re.compile(r"tok/sec: ([\d,]+)")
 _EXCEPTION = re.compile(
-    r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)|StopIteration)(?:: (.*))?$", re.M
+    r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning)|StopIteration)(?:: (.*))?$", re.MULTILINE
 )
 _FRAME = re.compile(r'File "[^"]*?([^/"]+)", line (\d+)')
 _OUTCOMES: Mapping[str, FailureKind] = {
@@ -36,12 +36,13 @@ _OUTCOMES: Mapping[str, FailureKind] = {
     "unfit": FailureKind.UNFIT,
 }
 _MEMORY = re.compile(
-    r"out of memory|OutOfMemory|can't allocate memory|Cannot allocate memory|MemoryError", re.I
+    r"out of memory|OutOfMemory|can't allocate memory|Cannot allocate memory|MemoryError", re.IGNORECASE
 )
 _SHAPE = re.compile(
-    r"shapes? cannot be multiplied|size mismatch|must match the (?:existing )?size|sizes of tensors must match"
-    r"|shape .* is invalid for input|not broadcastable|mismatch in shape|same number of dimensions|expected .* dimension",
-    re.I,
+    r"shapes? cannot be multiplied|size mismatch|must match the (?:existing )?size"
+    r"|sizes of tensors must match|shape .* is invalid for input|not broadcastable|mismatch in shape"
+    r"|same number of dimensions|expected .* dimension",
+    re.IGNORECASE,
 )
 
 
@@ -157,7 +158,7 @@ def _machine_line(text: str) -> dict[str, Any] | None:
 def _summary(text: str) -> dict[str, Any]:
     """Return the `name: value` lines after the last `---`."""
     _, found, rest = text.rpartition("---\n")
-    pairs = re.findall(r"^([A-Za-z_]\w*):[ \t]+(\S+)[ \t]*$", rest if found else text, re.M)
+    pairs = re.findall(r"^([A-Za-z_]\w*):[ \t]+(\S+)[ \t]*$", rest if found else text, re.MULTILINE)
     return dict(pairs)
 
 
@@ -228,7 +229,7 @@ def _classify(text: str, exception: str | None, message: str) -> FailureKind | N
         message
     ):
         return FailureKind.SHAPE
-    if exception is None and re.search(r"(?:^|\s)FAIL\s*$", text, re.M):
+    if exception is None and re.search(r"(?:^|\s)FAIL\s*$", text, re.MULTILINE):
         return FailureKind.NOT_FINITE
     return None
 

@@ -70,7 +70,7 @@ def apply_edits(edits: Sequence[Edit], base: Files) -> Files | Refusal:
             return Refusal(reason="file", detail=f"edit {i} touches {name}; editable: {', '.join(files)}")
         if not edit.old:
             return Refusal(reason="edit", detail=f"edit {i}: `old` is empty")
-        count = files[name].count(edit.old)
+        count = occurrences(files[name], edit.old)
         if count != 1:
             found = "does not occur" if count == 0 else f"occurs {count} times"
             start = edit.old.strip().splitlines()[0][:60] if edit.old.strip() else "blank text"
@@ -80,6 +80,14 @@ def apply_edits(edits: Sequence[Edit], base: Files) -> Files | Refusal:
             )
         files[name] = files[name].replace(edit.old, edit.new)
     return files
+
+
+def occurrences(text: str, part: str) -> int:
+    """Return how often a part occurs, overlapping ones too: what str.count misses is ambiguous as well."""
+    found, start = 0, text.find(part)
+    while start >= 0:
+        found, start = found + 1, text.find(part, start + 1)
+    return found
 
 
 def check_syntax(files: Files) -> Refusal | None:

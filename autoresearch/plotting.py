@@ -1,29 +1,43 @@
 """progress.png: the picture upstream users know, with error bars and what it cost.
 
-Grey dots were discarded, green ones kept, the green step line is the best so far, crosses at the
-upper edge crashed. A second axis counts worker-hours. Loads matplotlib on use, and never opens a
-window.
+Grey dots were discarded, green ones kept, the green step line is the best so far; triangles at the
+edge lie beyond it, crosses crashed. A second axis counts worker-hours. Loads matplotlib on use, and
+never opens a window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoresearch.errors import UsageError
-from autoresearch.experiment import Verdict
+from autoresearch.experiment import Experiment, Verdict
 from autoresearch.history import BASELINE, History
 from autoresearch.logparse import clean
-from autoresearch.report import Row, results
+from autoresearch.report import results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LABEL_CHARS = 45
-DISCARDED, KEPT, LINE = "#cccccc", "#2ecc71", "#27ae60"
+DISCARDED, KEPT, LINE, CRASHED, LABEL = "#cccccc", "#2ecc71", "#27ae60", "#c0392b", "#1a7a3a"
 
 
-def plot_progress(history: History, path: Path, *, metric: str, title_note: str = "") -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One judged experiment in the picture."""
+
+    experiment: str
+    x: int
+    y: float | None
+    error: float
+    verdict: Verdict
+    label: str
+
+
+def plot_progress(history: History, path: Path, *, metric: str) -> bool:
     """Write the picture; False, and no file, where no experiment has a value yet.
 
     Raises UsageError where matplotlib is missing.
@@ -31,123 +45,124 @@ def plot_progress(history: History, path: Path, *, metric: str, title_note: str 
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         raise UsageError("progress.png needs matplotlib", "pip install 'autoresearch[plot]'") from None
-    rows = {row.experiment: row for row in results(history)}
-    order = [e.id for e in history.experiments.values() if e.verdict is not None]
-    place = {id_: i for i, id_ in enumerate(order)}
-    measured = [rows[id_] for id_ in order if rows[id_].value is not None]
-    if not measured:
+    points = _points(history)
+    if not any(point.y is not None for point in points):
         return False
-    kept = [rows[e.id] for e in history.lineage() if rows[e.id].value is not None]
-    kept.sort(key=lambda row: place[row.experiment])
-    figure = Figure(figsize=(16, 8))
+    figure = Figure(figsize=(16, 8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _dots(axes, place, [row for row in measured if row.verdict is Verdict.DISCARD])
-    _kept(axes, place, kept, last=len(order) - 1)
-    crashed = [place[id_] for id_ in order if rows[id_].verdict is Verdict.CRASH]
-    _limits(axes, history, measured, kept)
+    minimize = history.goal.sign > 0
+    low, high = _limits(points, sign=history.goal.sign)
+    axes.set_ylim(low, high)
+    axes.set_xlim(-0.6, max(len(points) - 0.4, 1))
+    _draw_discarded(axes, points, low, high)
+    _draw_kept(axes, [p for p in points if p.verdict is Verdict.KEEP and p.y is not None], len(points) - 1)
+    crashed = [point.x for point in points if point.verdict is Verdict.CRASH]
     if crashed:
-        top = [axes.get_ylim()[1 if history.goal.sign > 0 else 0]] * len(crashed)
-        axes.plot(
-            crashed, top, "x", color="#c0392b", markersize=7, label=f"crashed ({len(crashed)})", clip_on=False
-        )
-    better = "lower" if history.goal.sign > 0 else "higher"
-    proposed, keeps = (
-        len([i for i in order if i != BASELINE]),
-        len([r for r in kept if r.experiment != BASELINE]),
-    )
-    axes.set_title(
-        f"Autoresearch Progress: {proposed} Experiments, {keeps} Kept Improvements{title_note}", fontsize=14
-    )
-    axes.set_xlabel("Experiment, in the order of proposal", fontsize=12)
+        edge = [high if minimize else low] * len(crashed)
+        axes.plot(crashed, edge, "x", color=CRASHED, clip_on=False, label=f"crashed ({len(crashed)})")
+    proposed = [point for point in points if point.experiment != BASELINE]
+    keeps = sum(point.verdict is Verdict.KEEP for point in proposed)
+    title = f"Autoresearch Progress: {len(proposed)} Experiments, {keeps} Kept Improvements"
+    axes.set_title(title, fontsize=14, pad=12)
+    axes.set_xlabel("Experiment, in the order they were judged (0 is the baseline)", fontsize=12)
+    better = "lower" if minimize else "higher"
     axes.set_ylabel(f"{metric} ({better} is better; bars: one standard error)", fontsize=12)
-    axes.set_xlim(-0.6, max(len(order) - 0.4, 1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.2)
-    axes.legend(loc="upper right" if history.goal.sign > 0 else "lower right", fontsize=9)
-    _hours(axes, history, order)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    axes.legend(loc="upper right" if minimize else "lower right", fontsize=9)
+    _draw_hours(axes, history, points)
+    figure.savefig(path, dpi=100)
     return True
 
 
-def _dots(axes: Axes, place: dict[str, int], rows: list[Row]) -> None:
-    x = [place[row.experiment] for row in rows]
-    axes.scatter(
-        x,
-        [row.value for row in rows],
-        c=DISCARDED,
-        s=12,
-        alpha=0.5,
-        zorder=2,
-        label=f"discarded ({len(rows)})",
+def _points(history: History) -> list[Point]:
+    """Return the judged experiments in the order of their verdicts."""
+    rows = {row.experiment: row for row in results(history)}
+    judged = [e for e in history.experiments.values() if e.verdict is not None]
+    judged.sort(key=lambda e: (e.judged_at or 0.0, e.id))
+    return [_point(i, e, rows[e.id].value, rows[e.id].standard_error) for i, e in enumerate(judged)]
+
+
+def _point(x: int, experiment: Experiment, value: float | None, error: float | None) -> Point:
+    return Point(
+        experiment=experiment.id,
+        x=x,
+        y=value,
+        error=error or 0.0,
+        verdict=experiment.verdict or Verdict.DISCARD,
+        label=clean(experiment.hypothesis, LABEL_CHARS),
     )
 
 
-def _kept(axes: Axes, place: dict[str, int], rows: list[Row], last: int) -> None:
-    if not rows:
+def _limits(points: Sequence[Point], sign: int) -> tuple[float, float]:
+    """Return the range to show: one exploded run must not flatten the rest.
+
+    From a little beyond the best kept to what nine in ten experiments reach, or the worst kept.
+    """
+    values = sorted(sign * p.y for p in points if p.y is not None)
+    kept = [sign * p.y for p in points if p.y is not None and p.verdict is Verdict.KEEP] or values[:1]
+    most = values[int(0.9 * (len(values) - 1))]
+    best, worst = min(kept), max(most, *kept)
+    span = (worst - best) or abs(best) * 0.01 or 1.0
+    low, high = sign * (best - 0.2 * span), sign * (worst + 0.25 * span)
+    return min(low, high), max(low, high)
+
+
+def _draw_discarded(axes: Axes, points: Sequence[Point], low: float, high: float) -> None:
+    found = [(p.x, p.y) for p in points if p.verdict is Verdict.DISCARD and p.y is not None]
+    inside = [(x, y) for x, y in found if low <= y <= high]
+    beyond = [(x, y) for x, y in found if not low <= y <= high]
+    size = 30 if len(points) < 100 else 12
+    if inside:
+        x, y = zip(*inside, strict=True)
+        axes.scatter(x, y, c=DISCARDED, s=size, zorder=2, label=f"discarded ({len(found)})")
+    for name, marker, edge in (("above", "^", high), ("below", "v", low)):
+        out = [x for x, y in beyond if (y > high) == (edge == high)]
+        if out:
+            just_inside = edge + 0.02 * (high - low) * (1 if edge == low else -1)
+            label = f"{name} the scale ({len(out)})"
+            axes.plot(out, [just_inside] * len(out), marker, color="#999999", label=label)
+
+
+def _draw_kept(axes: Axes, kept: Sequence[Point], last: int) -> None:
+    if not kept:
         return
-    x, y = [place[row.experiment] for row in rows], [row.value for row in rows]
-    errors = [row.standard_error or 0.0 for row in rows]
-    axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=LINE, elinewidth=1, capsize=3, zorder=3)
-    axes.scatter(
-        x, y, c=KEPT, s=50, edgecolors="black", linewidths=0.5, zorder=4, label=f"kept ({len(rows)})"
-    )
-    axes.step(
-        [*x, max(last, x[-1])],
-        [*y, y[-1]],
-        where="post",
-        color=LINE,
-        linewidth=2,
-        alpha=0.7,
-        zorder=3,
-        label="best so far",
-    )
-    for row, cx, cy in zip(rows, x, y, strict=True):
-        text = clean(row.hypothesis, LABEL_CHARS)
+    x, y = [p.x for p in kept], [p.y or 0.0 for p in kept]
+    axes.step([*x, max(last, x[-1])], [*y, y[-1]], where="post", color=LINE, linewidth=2, alpha=0.7, zorder=3)
+    axes.errorbar(x, y, yerr=[p.error for p in kept], fmt="none", ecolor=LINE, capsize=3, zorder=3)
+    count = f"kept ({len(kept) - 1} and the baseline)"
+    axes.scatter(x, y, c=KEPT, s=50, edgecolors="black", linewidths=0.5, zorder=4, label=count)
+    for point in kept:
+        right = point.x > 0.7 * last > 0
         axes.annotate(
-            text,
-            (cx, cy),
+            point.label,
+            (point.x, point.y or 0.0),
             textcoords="offset points",
-            xytext=(6, 6),
-            rotation=30,
+            xytext=(-6, 6) if right else (6, 6),
+            rotation=-30 if right else 30,
+            rotation_mode="anchor",
+            ha="right" if right else "left",
             fontsize=8,
-            color="#1a7a3a",
-            ha="left",
-            va="bottom",
+            color=LABEL,
         )
 
 
-def _limits(axes: Axes, history: History, measured: list[Row], kept: list[Row]) -> None:
-    """Show what is near the kept values: one exploded run must not flatten the rest."""
-    values = sorted(history.goal.sign * (row.value or 0.0) for row in measured)
-    best = min([history.goal.sign * (row.value or 0.0) for row in kept] or values[:1])
-    typical = values[min(len(values) - 1, int(0.9 * len(values)))]
-    base = max([history.goal.sign * (row.value or 0.0) for row in kept] or [typical])
-    span = max(typical, base) - best or abs(best) * 0.01 or 1.0
-    low, high = best - 0.15 * span, max(typical, base) + 0.25 * span
-    if history.goal.sign > 0:
-        axes.set_ylim(low, high)
-    else:
-        axes.set_ylim(-high, -low)
-
-
-def _hours(axes: Axes, history: History, order: list[str]) -> None:
-    """Add the second axis: worker-hours spent up to each experiment."""
+def _draw_hours(axes: Axes, history: History, points: Sequence[Point]) -> None:
+    """Add the second axis: worker-hours spent on experiments up to each one."""
     spent, total = [], 0.0
-    for id_ in order:
-        total += sum(
-            (r.ended_at or 0) - (r.submitted_at or 0)
-            for r in history.runs_of(id_)
-            if r.ended_at and r.submitted_at
-        )
-        spent.append(total / 3600)
+    for point in points:
+        for run in history.runs_of(point.experiment):
+            if run.ended_at is not None and run.submitted_at is not None:
+                total += (run.ended_at - run.submitted_at) / 3600
+        spent.append(total)
     second = axes.twiny()
     second.set_xlim(axes.get_xlim())
-    ticks = sorted({round(i * (len(order) - 1) / 6) for i in range(7)}) if len(order) > 1 else [0]
+    ticks = sorted({round(i * (len(points) - 1) / 6) for i in range(7)})
     second.set_xticks(ticks)
-    gpus = any((run.worker_kind or "cpu") != "cpu" for run in history.all_runs())
-    second.set_xticklabels([f"{spent[i]:.2f}" if spent[-1] < 10 else f"{spent[i]:.1f}" for i in ticks])
-    second.set_xlabel("GPU-hours" if gpus else "CPU-hours of workers", fontsize=10)
+    second.set_xticklabels([f"{spent[i]:.2f}" if total < 10 else f"{spent[i]:.0f}" for i in ticks])
+    gpus = any(run.worker_kind not in {None, "cpu"} for run in history.all_runs())
+    second.set_xlabel("GPU-hours spent" if gpus else "CPU-hours of workers spent", fontsize=10)

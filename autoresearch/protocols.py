@@ -72,7 +72,7 @@ class Policy(Protocol):
         """Return the verdicts that are due and the runs that are wanted; at most one keep."""
         ...
 
-    def next_run(self, history: History, queued: Sequence[Run], worker_kind: str) -> Run | None:
+    def next_run(self, history: History, queued: Sequence[Run], worker_kind: str, /) -> Run | None:
         """Return which of the queued runs a free worker of that kind should take, if any."""
         ...
 

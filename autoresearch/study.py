@@ -95,7 +95,7 @@ class Study:
 
     # -- jobs ------------------------------------------------------------------------------------
 
-    def job_spec(self, run: Run, worker: Worker) -> JobSpec:
+    def job_spec(self, run: Run) -> JobSpec:
         """Return what an executor needs to run a run's current attempt."""
         return JobSpec(
             name=run.job_name(self.tag),

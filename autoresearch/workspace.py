@@ -198,7 +198,7 @@ def _run(folder: Path, *arguments: str, stdin: bytes = b"") -> subprocess.Comple
         *arguments,
     ]
     try:
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(
             command, input=stdin, capture_output=True, env=_environment(), start_new_session=True, check=False
         )
     except FileNotFoundError:

@@ -17,7 +17,6 @@ It never imports edited code, and needs no package but psutil and what prepare.p
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import math
 import os
@@ -34,9 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 import prepare
+import psutil
 
 HERE = Path(__file__).resolve().parent
 MARKER = b"autoresearch: "
@@ -247,7 +245,7 @@ def start(
     command: list[str], env: dict[str, str], scratch: Path, pipe: int, **streams: Any
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own that keeps `pipe` open and ends when we end."""
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         [sys.executable, "-s", *command],
         stdin=subprocess.DEVNULL,
         cwd=scratch,
@@ -407,7 +405,7 @@ def device_name(device: str) -> str:
         if visible:
             query += ["-i", visible]
         try:
-            names = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout  # noqa: S603
+            names = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
             return names.splitlines()[0].strip()
         except (OSError, subprocess.SubprocessError, IndexError):
             return "cuda"

@@ -19,9 +19,8 @@ from pathlib import Path
 def main() -> None:
     """Run train.py as the main module of this process."""
     script, ready = sys.argv[1], int(sys.argv[2])
-    import torch
-
     import prepare
+    import torch
 
     if prepare.device_type() == "cpu":
         torch.set_num_threads(1)

@@ -35,7 +35,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     import tiktoken
-    import torch
     from torch import Tensor, nn
 
 # ---------------------------------------------------------------------------
@@ -400,7 +399,7 @@ def prepare(shards: int = CLIMBMIX_SHARDS) -> dict[str, Any]:
             (scratch / "manifest.json").write_text(json.dumps(manifest, indent=1))
             shutil.rmtree(folder, ignore_errors=True)
             scratch.rename(folder)
-            print(f"prepare: {PROFILE} ready in {time.monotonic() - started:.1f} s", flush=True)
+            print(f"prepare: {PROFILE} made in {time.monotonic() - started:.1f} s", flush=True)
     check(manifest, folder)
     return manifest
 
@@ -577,10 +576,8 @@ def main() -> None:
     if arguments.profile != PROFILE:  # the profile is fixed at import, so start again with it
         os.environ["AUTORESEARCH_PROFILE"] = arguments.profile
         os.execv(sys.executable, [sys.executable, *sys.argv])
-    manifest = prepare(arguments.shards)
-    print(f"prepare: {PROFILE} in {cache_dir()}, data digest {data_digest()[:12]}")
-    for name, entry in manifest["files"].items():
-        print(f"  {name:<15} {entry['bytes']:>13,} bytes  sha256 {entry['sha256'][:12]}")
+    prepare(arguments.shards)
+    print(f"prepare: {PROFILE} is in {cache_dir()}, data digest {data_digest()[:12]}")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ Two things must stay true: `build_model()` returns the model that `weights.pt` f
 import math
 import time
 
+import prepare
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-import prepare
 from prepare import PROFILE, SEQUENCE_LEN, VOCAB_SIZE
+from torch import Tensor, nn
 
 # ---------------------------------------------------------------------------
 # Hyperparameters (plain constants; `--agent sweep` searches the numbers of this section)
@@ -335,11 +334,11 @@ class MuonAdamW:
             return torch.tensor(value, device=device)
 
         for s in self.stacks:
-            weights = torch.stack([p for p in s["ps"]])
+            weights = torch.stack(s["ps"])
             grads = torch.stack([p.grad for p in s["ps"]])
             decay = scalar(WEIGHT_DECAY * (1 - progress))
             self._muon(weights, grads, s["m"], s["v"], scalar(MATRIX_LR * multiplier), scalar(beta), decay)
-            torch._foreach_copy_(list(s["ps"]), list(weights.unbind(0)))
+            torch._foreach_copy_(s["ps"], list(weights.unbind(0)))
         for s in self.singles:
             lr, count = scalar(s["lr"] * multiplier), scalar(float(self.steps))
             self._adamw(s["p"], s["p"].grad, s["m"], s["v"], lr, count, *s["betas"])
@@ -398,8 +397,9 @@ def main() -> None:
         rate = accumulate * y.numel() / seconds
         left = max(0.0, budget.seconds - budget.used_seconds)
         print(
-            f"\rstep {budget.steps - 1:05d} ({100 * progress:.1f}%) | loss: {shown:.6f} | lrm: {multiplier:.2f}"
-            f" | dt: {1000 * seconds:.0f}ms | tok/sec: {rate:,.0f} | epoch: {epoch} | remaining: {left:.0f}s    ",
+            f"\rstep {budget.steps - 1:05d} ({100 * progress:.1f}%) | loss: {shown:.6f}"
+            f" | lrm: {multiplier:.2f} | dt: {1000 * seconds:.0f}ms | tok/sec: {rate:,.0f}"
+            f" | epoch: {epoch} | remaining: {left:.0f}s    ",
             end="",
             flush=True,
         )

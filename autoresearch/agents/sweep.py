@@ -24,7 +24,7 @@ from autoresearch.experiment import Proposal, Verdict
 from autoresearch.protocols import Reply
 
 if TYPE_CHECKING:
-    from optuna.distributions import FloatDistribution, IntDistribution
+    from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
     from optuna.study import Study
 
 SPAN = 3.0  # a constant is searched from its baseline value / SPAN to its value * SPAN
@@ -58,7 +58,7 @@ class Dimension:
     def decode(self, parameter: float) -> int | float:
         """Return a parameter as a value for the constant, to three or four digits."""
         if self.scale == "exponent":
-            return 2 ** int(parameter)
+            return 1 << int(parameter)
         if self.scale == "complement":
             return float(f"{1 - parameter:.4g}")
         return int(parameter) if self.whole else float(f"{parameter:.3g}")
@@ -156,7 +156,7 @@ def _told(brief: Brief, space: Space, seed: int) -> Study:
     kind = _main_kind(brief)
     values = {t.id: _value(brief, t, kind) for t in brief.tried}
     worst = max((v for v in values.values() if v is not None), default=0.0)
-    distributions = {name: dimension.distribution for name, dimension in space.items()}
+    distributions: dict[str, BaseDistribution] = {name: d.distribution for name, d in space.items()}
     for tried in brief.tried:
         encoded = {name: space[name].encode(tried.constants.get(name, math.nan)) for name in space}
         if None in encoded.values():

@@ -7,6 +7,7 @@ found, 4 refused, 5 budget exhausted, 6 pool unavailable, 124 wait timed out, 13
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -38,8 +39,11 @@ for command in (
     app.command(rich_help_panel=None)(guard(command))
 
 
+Version = Annotated[bool, typer.Option("--version", help="Print the version and exit.")]
+
+
 @app.callback(invoke_without_command=True)
-def _version(*, version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+def _version(*, version: Version = False) -> None:
     if version:
         from autoresearch import __version__
 

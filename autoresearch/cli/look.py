@@ -13,7 +13,6 @@ import typer
 
 from autoresearch.cli.common import HERE, ExperimentId, Folder, Json, Tag, existing_study, experiment_of
 from autoresearch.cli.output import print_json, print_tsv, say
-from autoresearch.config import Config
 from autoresearch.console import text
 from autoresearch.errors import NotFoundError, UsageError
 from autoresearch.experiment import Run
@@ -158,7 +157,7 @@ def print_results(opened: Study, rows: list[Row], total: int) -> None:
         say(f"... and {total - len(rows)} more: --limit {total}")
 
 
-def print_outcome(opened: Study, config: Config) -> None:
+def print_outcome(opened: Study) -> None:
     """Print what a run ends with: the table, the best experiment's diff, and progress.png."""
     from autoresearch.plotting import plot_progress
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from autoresearch.executors.preflight import LocalPreflight
     from autoresearch.plan import Finish, Snapshot
     from autoresearch.protocols import Agent
+    from autoresearch.store import Event
     from autoresearch.study import Study
 
 LOG_BYTES = 5 << 20
@@ -64,7 +65,7 @@ def run(
                 finish, idle = _dispatch(
                     opened, config, chosen_agent, LocalExecutor(opened.runs_folder, pool), preflight
                 )
-        _conclude(opened, config, finish, idle=idle)
+        _conclude(opened, finish, idle=idle)
     finally:
         opened.close()
 
@@ -84,9 +85,8 @@ def stop(
         return
     opened.store.set_request(Request.CANCEL if now else Request.DRAIN, time.time())
     running = len(opened.store.history().in_flight())
-    say(
-        f"{opened.tag} {'cancels' if now else 'stops after'} {running} running; continue with `autoresearch run`"
-    )
+    what = "cancels" if now else "stops after"
+    say(f"{opened.tag} {what} {running} running; continue with `autoresearch run`")
 
 
 def make_agent(config: Config) -> Agent:
@@ -148,7 +148,7 @@ def _open_or_create(folder: Path, config: Config, tag: str | None, workers: Sequ
         if changed:
             opened.close()
             raise UsageError(
-                f"{changed} in {FILE_NAME} has changed since study {tag} began, and results would not compare",
+                f"{changed} in {FILE_NAME} has changed since study {tag} began, and results would differ",
                 "change it back, or start another study with --study",
             )
         return opened
@@ -167,7 +167,7 @@ def _prepare(opened: Study) -> None:
     if prepared is None:
         return
     command, variables = prepared
-    done = subprocess.run(command, env={**os.environ, **variables}, stdout=sys.stderr, check=False)  # noqa: S603
+    done = subprocess.run(command, env={**os.environ, **variables}, stdout=sys.stderr, check=False)
     if done.returncode != 0:
         raise AutoresearchError(
             f"preparing the data failed with exit code {done.returncode}", "its last lines say why"
@@ -301,7 +301,7 @@ def _screen(opened: Study, config: Config) -> Iterator[Any]:
     from autoresearch.console.live import Screen
 
     watcher = Watcher(opened, config)
-    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+    with Live(console=Console(stderr=True), auto_refresh=False, screen=True) as live:
         shown_at = 0.0
 
         def draw(snapshot: Snapshot) -> None:
@@ -356,15 +356,20 @@ class _Lines:
     def update(self) -> None:
         """Tell what happened since the last call."""
         from autoresearch.console.text import clock_time
-        from autoresearch.logparse import clean
 
         for event in self._opened.store.events(self._seq, kinds=_TOLD):
             self._seq = event.seq
-            data = event.data
-            text = (
-                data.get("reason") or data.get("hypothesis") or data.get("failure") or data.get("value") or ""
-            )
-            say(f"{clock_time(event.at)}  {event.kind:<8} {event.subject:<8} {clean(str(text))}".rstrip())
+            say(f"{clock_time(event.at)}  {event.kind:<8} {event.subject:<8} {_told(event)}".rstrip())
+
+
+def _told(event: Event) -> str:
+    """Return what an event says, in one clean line."""
+    from autoresearch.logparse import clean
+
+    if event.kind == "finished":
+        return f"{event.data['value']:.5f}"
+    said = (event.data.get(key) for key in ("reason", "hypothesis", "failure"))
+    return clean(str(next((text for text in said if text), "")))
 
 
 _TOLD = (
@@ -387,13 +392,13 @@ _TOLD = (
 # ---------------------------------------------------------------------------
 
 
-def _conclude(opened: Study, config: Config, finish: Finish, *, idle: bool) -> None:
+def _conclude(opened: Study, finish: Finish, *, idle: bool) -> None:
     """Print the table, the best diff and the picture; exit with what the end means."""
     from autoresearch.cli.look import print_outcome
     from autoresearch.experiment import Verdict
     from autoresearch.history import BASELINE
 
-    print_outcome(opened, config)
+    print_outcome(opened)
     if finish.complete and not idle:
         say(f"{opened.tag} is complete: {finish.reason}")
         return

@@ -71,7 +71,7 @@ def _commit(folder: Path, names: list[str]) -> None:
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-        )  # noqa: S603, S607
+        )
 
     if git("rev-parse", "--show-toplevel").returncode != 0:
         git("init", "--quiet")
@@ -117,13 +117,10 @@ def _machine(folder: Path) -> Iterator[Finding]:
 
     from autoresearch.executors.local import find_gpus
 
-    git = subprocess.run(["git", "--version"], capture_output=True, text=True, check=False)  # noqa: S607
+    git = subprocess.run(["git", "--version"], capture_output=True, text=True, check=False)
     memory, free = psutil.virtual_memory().total / 1e9, shutil.disk_usage(folder).free / 1e9
-    yield (
-        "ok",
-        f"python {platform.python_version()}, {git.stdout.strip().replace('version ', '')}, "
-        f"{os.cpu_count()} cores, {memory:.0f} GB, disk {free:.0f} GB free",
-    )
+    software = f"python {platform.python_version()}, {git.stdout.strip().replace('version ', '')}"
+    yield "ok", f"{software}, {os.cpu_count()} cores, {memory:.0f} GB, disk {free:.0f} GB free"
     if free < 2:
         yield "warn", f"only {free:.1f} GB free: the data and the logs of a night need about 2"
     gpus = find_gpus()
@@ -168,10 +165,8 @@ def _pool(config: Config) -> Iterator[Finding]:
     target = config.target.resolve(kinds)
     yield "ok", f"pool: {counted}, profile {target.profile}, {target.seconds:g} s a run"
     if kinds.count("cpu") > (os.cpu_count() or 1):
-        yield (
-            "warn",
-            f"{kinds.count('cpu')} CPU workers on {os.cpu_count()} cores: runs take longer, results stay fair",
-        )
+        busy = f"{kinds.count('cpu')} CPU workers on {os.cpu_count()} cores"
+        yield "warn", f"{busy}: runs take longer, results stay fair"
 
 
 def _packages(_: Path) -> Iterator[Finding]:

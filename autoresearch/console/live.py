@@ -18,6 +18,7 @@ STYLES = {
     "requeued": "yellow",
     "agent_failed": "yellow",
 }
+VERDICT_STYLES = {"keep": "green", "crash": "red", "discard": "dim", "open": "cyan"}
 BAR_CELLS = 10
 HEAD_LINES = 9  # of the screen, beside workers and notes
 
@@ -115,15 +116,14 @@ def _note(note: Note) -> Text:
 
 def results_table(rows: list[dict[str, str]], columns: list[str]) -> Table:
     """Return a table of results; the last column is cut first, numbers never."""
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", show_edge=False)
-    numeric = {"val", "delta", "runs"}
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
     for i, name in enumerate(columns):
         if i == len(columns) - 1:
             table.add_column(name, ratio=1, no_wrap=True, overflow="ellipsis")
         else:
-            table.add_column(name, no_wrap=True, justify="right" if name in numeric else "left")
+            widest = max([len(name), *(len(row[name]) for row in rows)])
+            table.add_column(name, no_wrap=True, min_width=widest)
     for row in rows:
-        verdict = row.get("verdict", "")
-        style = {"keep": "green", "crash": "red", "discard": "dim"}.get(verdict, "cyan" if verdict else "")
+        style = VERDICT_STYLES.get(row.get("verdict", ""), "")
         table.add_row(*(Text(row[name], style=style) for name in columns))
     return table

@@ -67,13 +67,14 @@ def counts(look: Look) -> str:
     """Return how many experiments there were, and how they were judged."""
     verdicts = look.overview.verdicts
     ceiling = f" of {look.budget.experiments}" if look.budget.experiments is not None else ""
-    kept = verdicts[Verdict.KEEP] - (
-        1 if look.overview.baseline and look.overview.baseline.verdict is Verdict.KEEP else 0
-    )
-    return (
-        f"{look.overview.experiments}{ceiling} experiments   {max(0, kept)} keep   "
-        f"{verdicts[Verdict.DISCARD]} discard   {verdicts[Verdict.CRASH]} crash   {look.overview.in_flight} in flight"
-    )
+    judged = f"{kept(look)} keep   {verdicts[Verdict.DISCARD]} discard   {verdicts[Verdict.CRASH]} crash"
+    proposed = f"{look.overview.experiments}{ceiling} experiments"
+    return f"{proposed}   {judged}   {look.overview.in_flight} in flight"
+
+
+def kept(look: Look) -> int:
+    """Return how many proposals were kept; the baseline is none."""
+    return max(0, look.overview.verdicts[Verdict.KEEP] - 1)
 
 
 def money(look: Look) -> str:
@@ -91,17 +92,16 @@ def money(look: Look) -> str:
 def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
     """Return the study at one look, in at most 80 columns: how good, how far, how busy, what next."""
     view = look.overview
-    state = "running" if look.alive else "not running"
-    if look.alive and look.request != "none":
-        state = "stopping"
+    state = "running" if look.request == "none" else "stopping"
+    if not look.alive:
+        state = "paused after"
     dispatcher = "dispatcher alive" if look.alive else "nothing is being dispatched"
     best = "no result yet"
     if view.best and view.best.value is not None:
         best = f"best {value(view.best.value, view.best.standard_error, pm=pm)} ({view.best.experiment})"
         if view.baseline and view.baseline.value is not None:
             best += f", baseline {view.baseline.value:.5f}"
-        keeps = look.overview.verdicts[Verdict.KEEP] - 1
-        best += f", {max(0, keeps)} kept of {view.experiments}"
+        best += f", {kept(look)} kept of {view.experiments}"
     busy = f"{look.pool}, {view.in_flight} in flight, {view.queued} queued"
     if view.useful is not None and view.runs_per_hour is not None:
         busy += f", {100 * view.useful:.0f} % useful, {view.runs_per_hour:.0f} runs/h"
@@ -115,5 +115,5 @@ def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
     ):
         lines.append(f"last keep {duration(look.now - view.last_keep_at)} ago: {view.best.hypothesis}"[:80])
     if not look.alive:
-        lines.append(f"ended: {look.outcome}" if look.outcome else "continue with `autoresearch run`")
+        lines.append(look.outcome or "its dispatcher died; continue with `autoresearch run`")
     return lines

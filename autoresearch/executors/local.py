@@ -59,17 +59,19 @@ class LocalExecutor:
                 os.close(os.open(folder / "claim", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
             except (BlockingIOError, FileExistsError):
                 return  # it runs, or it ran
-            subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "autoresearch.executors.shim", str(folder), str(lock)],
+            shim = [sys.executable, "-m", "autoresearch.executors.shim", str(folder), str(lock)]
+            subprocess.run(
+                ["/bin/sh", "-c", '"$@" &', "sh", *shim],  # not our child: nobody here need wait for it
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=env | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
                 pass_fds=(lock,),
                 start_new_session=True,
+                check=True,
             )
-        except OSError as error:
-            raise PoolError(f"cannot start {job.name} on {worker}: {error.strerror}") from error
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise PoolError(f"cannot start {job.name} on {worker}: {error}") from error
         finally:
             os.close(lock)
 
@@ -196,7 +198,7 @@ def find_gpus() -> list[tuple[str, str]]:
     """Return (index, kind) of this machine's NVIDIA GPUs; empty where there is no driver."""
     query = ["nvidia-smi", "--query-gpu=index,name", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout  # noqa: S603
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     pairs = [line.split(",", 1) for line in listed.splitlines() if "," in line]

@@ -81,7 +81,7 @@ class ConfirmPolicy:
                 break
         return decisions
 
-    def next_run(self, history: History, queued: Sequence[Run], worker_kind: str) -> Run | None:
+    def next_run(self, _: History, queued: Sequence[Run], worker_kind: str) -> Run | None:
         """Return which queued run a free worker of that kind takes: what decides most goes first."""
         fitting = [run for run in queued if run.kind in {None, worker_kind}]
         order = (Purpose.BASELINE, Purpose.CONFIRM, Purpose.CALIBRATE, Purpose.SCREEN)
@@ -136,7 +136,7 @@ class ConfirmPolicy:
                 return Decide(experiment=experiment.id, verdict=Verdict.DISCARD, reason=reason)
         shown = ", ".join(_signed(delta) for _, delta in deltas)
         if not any(run.purpose is Purpose.CONFIRM for run in measured):
-            why = f"{shown} against {incumbent.id}, noise of a difference {sd:.5f}: does it hold on a fresh seed?"
+            why = f"{shown} against {incumbent.id}, noise {sd:.5f}: does it hold on a fresh seed?"
             return Order(experiment=experiment.id, purpose=Purpose.CONFIRM, kind=kind, why=why)
         reason = f"{shown} against {incumbent.id}, noise of a difference {sd:.5f}"
         return Decide(experiment=experiment.id, verdict=Verdict.KEEP, reason=reason)

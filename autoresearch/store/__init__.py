@@ -46,7 +46,8 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable):
         """
         with self._write() as db:
             db.execute(
-                "insert into study (id, tag, created_at, goal, target, kinds, base_commit, protected_sha256, seed)"
+                "insert into study"
+                " (id, tag, created_at, goal, target, kinds, base_commit, protected_sha256, seed)"
                 " values (1, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     row.tag,
@@ -154,7 +155,7 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable):
             marks = ",".join("?" * len(names))
             experiments = self._db.execute(
                 f"select * from experiment where id in ({marks}) order by number",
-                names,  # noqa: S608
+                names,
             ).fetchall()
             runs = self._db.execute(f"{RUNS} where run.id in ({marks}) order by run.rowid", names).fetchall()
         for row in experiments:

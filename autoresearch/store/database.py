@@ -38,8 +38,8 @@ class Database:
         done = int(self._db.execute("pragma user_version").fetchone()[0])
         if done > len(MIGRATIONS):
             raise StorageError(
-                f"{self._path} was written by a newer autoresearch (schema {done}, this one knows {len(MIGRATIONS)})",
-                "upgrade autoresearch",
+                f"{self._path} was written by a newer autoresearch (schema {done})",
+                f"upgrade autoresearch: this one knows schema {len(MIGRATIONS)}",
             )
         for number, script in enumerate(MIGRATIONS[done:], done + 1):
             self._db.executescript(f"begin immediate;\n{script}\npragma user_version = {number};\ncommit;")
@@ -50,10 +50,11 @@ class Database:
             self._db.execute("begin immediate")
             try:
                 yield self._db
+                self._db.execute("commit")
             except BaseException:
-                self._db.execute("rollback")
+                if self._db.in_transaction:  # on a full disk SQLite has rolled back itself
+                    self._db.execute("rollback")
                 raise
-            self._db.execute("commit")
 
     def _one(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Row | None:
         with storage_errors(self._path), closing(self._db.execute(sql, values)) as cursor:
@@ -68,6 +69,7 @@ class Database:
 def append_event(
     db: sqlite3.Connection, now: float, kind: str, subject: str, data: Mapping[str, Any]
 ) -> None:
+    """Write a line of the diary, within the transaction of the change it tells of."""
     db.execute(
         "insert into event (at, kind, subject, data) values (?, ?, ?, ?)", (now, kind, subject, to_json(data))
     )

@@ -39,7 +39,8 @@ class ExperimentTable(Database):
         """Give an experiment its verdict, once."""
         with self._write() as db:
             changed = db.execute(
-                "update experiment set verdict = ?, reason = ?, judged_at = ? where id = ? and verdict is null",
+                "update experiment set verdict = ?, reason = ?, judged_at = ?"
+                " where id = ? and verdict is null",
                 (verdict, reason, now, experiment),
             ).rowcount
             if changed:
@@ -69,7 +70,8 @@ def insert_experiment(
     number = int(db.execute("select coalesce(max(number), 0) + 1 from experiment").fetchone()[0])
     id_ = f"e{number:04d}"
     db.execute(
-        "insert into experiment (id, number, parent, hypothesis, author, digest, constants, edits, commit_id, created_at)"
+        "insert into experiment (id, number, parent, hypothesis, author,"
+        " digest, constants, edits, commit_id, created_at)"
         " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (id_, number, parent, hypothesis, author, digest, to_json(constants), edits_json(edits), commit, now),
     )

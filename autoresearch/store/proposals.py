@@ -19,7 +19,8 @@ class ProposalTable(Database):
         with self._write() as db:
             for proposal in proposals:
                 cursor = db.execute(
-                    "insert into proposal (hypothesis, edits, parent, author, created_at) values (?, ?, ?, ?, ?)",
+                    "insert into proposal (hypothesis, edits, parent, author, created_at)"
+                    " values (?, ?, ?, ?, ?)",
                     (proposal.hypothesis, edits_json(proposal.edits), proposal.parent, proposal.author, now),
                 )
                 numbers.append(int(cursor.lastrowid or 0))
@@ -41,7 +42,8 @@ class ProposalTable(Database):
         """Refuse a waiting proposal."""
         with self._write() as db:
             changed = db.execute(
-                "update proposal set state = 'refused', reason = ?, experiment = ? where number = ? and state = 'waiting'",
+                "update proposal set state = 'refused', reason = ?, experiment = ?"
+                " where number = ? and state = 'waiting'",
                 (reason, experiment, number),
             ).rowcount
             if changed:

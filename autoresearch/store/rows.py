@@ -27,6 +27,7 @@ RUNS = (
 
 
 def to_experiment(row: sqlite3.Row) -> Experiment:
+    """Return an experiment."""
     return Experiment(
         id=row["id"],
         parent=row["parent"],
@@ -44,6 +45,7 @@ def to_experiment(row: sqlite3.Row) -> Experiment:
 
 
 def to_run(row: sqlite3.Row) -> Run:
+    """Return a run, joined with the job of its current attempt."""
     measurement = None
     if row["value"] is not None:
         measurement = Measurement(
@@ -78,6 +80,7 @@ def to_run(row: sqlite3.Row) -> Run:
 
 
 def to_proposal(row: sqlite3.Row) -> Proposal:
+    """Return a proposal."""
     return Proposal(
         number=row["number"],
         hypothesis=row["hypothesis"],
@@ -88,12 +91,15 @@ def to_proposal(row: sqlite3.Row) -> Proposal:
 
 
 def to_edits(text: str) -> tuple[Edit, ...]:
+    """Return edits from their JSON."""
     return tuple(Edit(**edit) for edit in json.loads(text))
 
 
 def edits_json(edits: Sequence[Edit]) -> str:
+    """Return edits as JSON."""
     return to_json([asdict(edit) for edit in edits])
 
 
 def to_json(value: object) -> str:
+    """Return a value as compact JSON."""
     return json.dumps(value, separators=(",", ":"))

@@ -164,7 +164,7 @@ def _move(
     assignments = ", ".join(f"{name} = ?" for name in columns)
     marks = ",".join("?" * len(allowed))
     cursor = db.execute(
-        f"update run set {assignments} where id = ? and state in ({marks})",  # noqa: S608
+        f"update run set {assignments} where id = ? and state in ({marks})",
         (*columns.values(), run, *allowed),
     )
     return cursor.rowcount == 1

@@ -115,7 +115,7 @@ class StudyTable(Database):
         chosen = f" and kind in ({','.join('?' * len(kinds))})" if kinds else ""
         rows = self._all(
             f"select * from event where seq > ?{chosen} order by seq limit ?", (after, *kinds, limit)
-        )  # noqa: S608
+        )
         return [_event(row) for row in rows]
 
     def record(self, kind: str, subject: str, data: Mapping[str, Any], now: float) -> None:
@@ -127,7 +127,7 @@ class StudyTable(Database):
         """Return the most recent events of some kinds, oldest first."""
         marks = ",".join("?" * len(kinds))
         rows = self._all(
-            f"select * from event where kind in ({marks}) order by seq desc limit ?",  # noqa: S608
+            f"select * from event where kind in ({marks}) order by seq desc limit ?",
             (*kinds, limit),
         )
         return [_event(row) for row in reversed(rows)]

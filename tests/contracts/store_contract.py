@@ -1,0 +1,276 @@
+"""What a store must keep. Subclass, provide `store`, and the tests run on it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autoresearch.errors import NotFoundError
+from autoresearch.experiment import (
+    IN_FLIGHT,
+    OVER,
+    TRANSITIONS,
+    Edit,
+    Experiment,
+    Failure,
+    FailureKind,
+    Goal,
+    Measurement,
+    Proposal,
+    Purpose,
+    Run,
+    RunState,
+    Verdict,
+    Worker,
+)
+from autoresearch.patch import Candidate
+from autoresearch.store import Store, StudyRow
+
+NOW = 1_700_000_000.0
+CPU = Worker(name="cpu-01", kind="cpu", price_per_hour=3600.0)
+ROW = StudyRow(
+    tag="t",
+    created_at=NOW,
+    goal=Goal.MINIMIZE,
+    target={"editable": ["train.py"]},
+    kinds=("cpu",),
+    base_commit="c" * 40,
+    protected_sha256="p",
+    seed=7,
+    request="none",
+    outcome=None,
+)
+
+
+def candidate(digest: str) -> Candidate:
+    return Candidate(files={"train.py": digest}, digest=digest)
+
+
+def proposal(number: int | None = None, hypothesis: str = "idea") -> Proposal:
+    edits = (Edit(old="a", new="b"), Edit(old="c", new="d", file="train.py"))
+    return Proposal(hypothesis=hypothesis, edits=edits, parent="e0001", author="me", number=number)
+
+
+def begin(store: Store) -> Store:
+    store.create_study(ROW, candidate("base"), {"X": 1.0}, 3, NOW)
+    return store
+
+
+def admitted(store: Store, digest: str = "d2") -> Experiment:
+    (number,) = store.add_proposals([proposal()], NOW)
+    found = store.admit(proposal(number), candidate(digest), {"X": 2.0}, 7, NOW)
+    assert isinstance(found, Experiment)
+    return found
+
+
+def submitted(store: Store, id_: str = "e0001.1", worker: Worker = CPU) -> Run:
+    assert store.claim(store.run(id_), "t", worker, NOW)
+    return store.run(id_)
+
+
+class StoreContract:
+    """Facts survive, rows that are over never change, every change has its event."""
+
+    @pytest.fixture
+    def store(self) -> Store:
+        raise NotImplementedError
+
+    def test_a_study_begins_with_its_baseline_and_queued_runs(self, store: Store) -> None:
+        begin(store)
+        assert store.study() == ROW
+        history = store.history()
+        assert history.experiments["e0001"].commit == ROW.base_commit
+        runs = history.runs_of("e0001")
+        assert [r.id for r in runs] == ["e0001.1", "e0001.2", "e0001.3"]
+        assert {r.state for r in runs} == {RunState.QUEUED}
+        assert len({r.seed for r in runs}) == 3, "every run has a seed of its own"
+
+    def test_before_its_creation_there_is_no_study(self, store: Store) -> None:
+        assert not store.exists()
+        with pytest.raises(NotFoundError):
+            store.study()
+
+    def test_a_proposal_becomes_an_experiment_with_one_screen(self, store: Store) -> None:
+        begin(store)
+        found = admitted(store)
+        assert (found.id, found.parent, found.author, found.commit) == ("e0002", "e0001", "me", None)
+        assert found.edits == proposal().edits
+        assert found.constants == {"X": 2.0}
+        (screen,) = store.history().runs_of("e0002")
+        assert screen.purpose is Purpose.SCREEN
+        assert store.waiting_proposals() == []
+
+    def test_the_same_code_is_admitted_once(self, store: Store) -> None:
+        begin(store)
+        admitted(store)
+        numbers = store.add_proposals([proposal()], NOW)
+        assert store.admit(proposal(numbers[0]), candidate("d2"), {}, 7, NOW) == "e0002"
+        assert len(store.history().experiments) == 2
+
+    def test_a_proposal_is_admitted_or_refused_once(self, store: Store) -> None:
+        begin(store)
+        (number,) = store.add_proposals([proposal()], NOW)
+        assert store.refuse(number, "syntax: line 3", NOW)
+        assert not store.refuse(number, "again", NOW)
+        assert store.admit(proposal(number), candidate("d3"), {}, 7, NOW) is None
+        assert [r.reason for r in store.refusals(5)] == ["syntax: line 3"]
+
+    def test_refusals_since_the_last_admission_are_counted(self, store: Store) -> None:
+        begin(store)
+        for n in store.add_proposals([proposal()] * 3, NOW):
+            store.refuse(n, "no", NOW)
+        assert store.barren() == 3
+        admitted(store)
+        assert store.barren() == 0
+
+    def test_code_that_machines_never_measured_may_be_tried_again(self, store: Store) -> None:
+        begin(store)
+        admitted(store)
+        assert store.tried_digests()["d2"] == "e0002"
+        lost = Failure(kind=FailureKind.LOST, message="3 machines")
+        store.close_run(submitted(store, "e0002.1"), failure=lost, now=NOW)
+        assert "d2" not in store.tried_digests()
+        assert store.run("e0002.1").state is RunState.LOST
+
+    def test_a_claim_is_won_once(self, store: Store) -> None:
+        begin(store)
+        run = store.run("e0001.1")
+        assert store.claim(run, "t", CPU, NOW)
+        assert not store.claim(run, "t", CPU, NOW)
+        found = store.run("e0001.1")
+        assert (found.state, found.worker, found.worker_kind) == (RunState.SUBMITTING, "cpu-01", "cpu")
+
+    def test_a_worker_never_holds_two_jobs(self, store: Store) -> None:
+        begin(store)
+        submitted(store, "e0001.1")
+        with pytest.raises(Exception, match="UNIQUE"):
+            store.claim(store.run("e0001.2"), "t", CPU, NOW)
+        assert store.run("e0001.2").state is RunState.QUEUED, "the whole transaction was undone"
+
+    def test_a_measurement_is_kept_to_the_last_digit(self, store: Store) -> None:
+        begin(store)
+        run = submitted(store)
+        measured = Measurement(value=0.1 + 0.2, steps=3, tokens_per_second=1.5, memory_gb=2.5, device="x")
+        assert store.close_run(
+            run,
+            measurement=measured,
+            facts={"a": [1]},
+            log_sha256="s",
+            started_at=NOW,
+            ended_at=NOW + 5,
+            now=NOW + 6,
+        )
+        found = store.run("e0001.1")
+        assert found.measurement == measured
+        assert (found.state, found.started_at, found.ended_at) == (RunState.FINISHED, NOW, NOW + 5)
+        assert store.facts("e0001.1") == {"a": [1]}
+
+    def test_a_failure_is_kept_as_typed_facts(self, store: Store) -> None:
+        begin(store)
+        failure = Failure(kind=FailureKind.SHAPE, message="m", exception="RuntimeError", line=7)
+        store.close_run(submitted(store), failure=failure, now=NOW)
+        found = store.run("e0001.1")
+        assert (found.state, found.failure, found.value) == (RunState.FAILED, failure, None)
+
+    def test_a_run_that_is_over_never_changes(self, store: Store) -> None:
+        begin(store)
+        run = submitted(store)
+        store.close_run(run, measurement=Measurement(value=1.0), now=NOW)
+        assert not store.close_run(run, measurement=Measurement(value=0.5), now=NOW)
+        assert not store.requeue(run, lost=True, reason="", now=NOW)
+        assert not store.mark_running(run, NOW)
+        assert store.run("e0001.1").value == 1.0
+
+    def test_a_verdict_is_given_once(self, store: Store) -> None:
+        begin(store)
+        assert store.decide("e0001", Verdict.KEEP, "first", NOW)
+        assert not store.decide("e0001", Verdict.DISCARD, "second", NOW)
+        assert store.experiment("e0001").reason == "first"
+
+    def test_a_requeued_run_starts_its_next_attempt(self, store: Store) -> None:
+        begin(store)
+        run = submitted(store)
+        seed = run.seed
+        assert store.requeue(run, lost=True, reason="gone", now=NOW + 1)
+        found = store.run("e0001.1")
+        assert (found.state, found.attempt, found.losses, found.worker) == (RunState.QUEUED, 2, 1, None)
+        assert found.seed == seed
+        assert found.job_name("t") == "t-e0001.1-a2"
+        assert store.requeue(submitted(store), lost=False, reason="interrupted", now=NOW + 2)
+        assert (store.run("e0001.1").attempt, store.run("e0001.1").losses) == (3, 1)
+
+    def test_an_unknown_id_is_not_found(self, store: Store) -> None:
+        begin(store)
+        for ask in (store.experiment, store.run):
+            with pytest.raises(NotFoundError):
+                ask("e0099")
+
+    def test_money_is_counted_for_what_ran_and_reserved_for_what_runs(self, store: Store) -> None:
+        begin(store)
+        store.close_run(submitted(store), measurement=Measurement(value=1.0), ended_at=NOW + 10, now=NOW + 10)
+        store.claim(store.run("e0001.2"), "t", CPU, NOW + 10)
+        used = store.usage(NOW + 15, worst_seconds=60)
+        assert used.gpu_dollars == pytest.approx(15.0), "one dollar a second: 10 s over, 5 s so far"
+        assert used.reserved_dollars == pytest.approx(55.0)
+        assert used.experiments == 0
+
+    def test_lost_attempts_cost_money_too(self, store: Store) -> None:
+        begin(store)
+        store.requeue(submitted(store), lost=True, reason="", now=NOW + 4)
+        assert store.usage(NOW + 100, 60).gpu_dollars == pytest.approx(4.0)
+
+    def test_hours_are_the_sum_of_sessions_not_of_pauses(self, store: Store) -> None:
+        begin(store)
+        for start in (NOW, NOW + 100_000):
+            session = store.begin_session(1, "sweep", start)
+            store.touch_session(session, start + 1800)
+        assert store.usage(NOW + 200_000, 60).hours == pytest.approx(1.0)
+
+    def test_every_change_has_an_event_and_events_only_grow(self, store: Store) -> None:
+        begin(store)
+        admitted(store)
+        run = submitted(store)
+        store.mark_running(run, NOW)
+        store.close_run(run, measurement=Measurement(value=1.0), now=NOW)
+        store.decide("e0001", Verdict.KEEP, "r", NOW)
+        kinds = [e.kind for e in store.events()]
+        assert kinds[:5] == ["study_created", "admitted", "queued", "queued", "queued"]
+        assert kinds[5:] == ["proposed", "admitted", "queued", "submitting", "running", "finished", "keep"]
+        assert all(a.seq < b.seq for a, b in pairwise(store.events()))
+        assert [e.kind for e in store.last_events(1, ["keep", "crash"])] == ["keep"]
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+    @given(st.data())
+    def test_runs_only_move_along_the_table(self, store: Store, data: st.DataObject) -> None:
+        """Whatever is called in whatever order, each step is one that TRANSITIONS allows."""
+        if not store.exists():
+            begin(store)
+        id_ = data.draw(st.sampled_from(["e0001.1", "e0001.2", "e0001.3"]))
+        worker = Worker(name=f"w-{id_}", kind="cpu")
+        failure = Failure(kind=FailureKind.ERROR, message="")
+        for _ in range(4):
+            before = store.run(id_)
+            action = data.draw(st.sampled_from(["claim", "running", "finish", "fail", "requeue"]))
+            match action:
+                case "claim":
+                    moved = store.claim(before, "t", worker, NOW)
+                case "running":
+                    moved = store.mark_running(before, NOW)
+                case "finish":
+                    moved = store.close_run(before, measurement=Measurement(value=1.0), now=NOW)
+                case "fail":
+                    moved = store.close_run(before, failure=failure, now=NOW)
+                case _:
+                    moved = store.requeue(before, lost=False, reason="", now=NOW)
+            after = store.run(id_)
+            if moved:
+                assert after.state in TRANSITIONS[before.state]
+            else:
+                assert after == before
+            if before.state in OVER:
+                assert not moved
+            assert (after.state in IN_FLIGHT) == (after.worker is not None and after.state not in OVER)
+            assert store.history().runs_of("e0001")[int(id_[-1]) - 1] == after, "the cache follows"
