@@ -144,13 +144,13 @@ WORKERS = (Worker(name="cpu-01", kind="cpu"), Worker(name="cpu-02", kind="cpu"))
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real command as a process, in a folder."""
 
     def call(*arguments: str, cwd: Path = tmp_path, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "autoresearch", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
-        settings = {"capture_output": True, "text": True, "timeout": 120, "check": False, **options}
-        return subprocess.run(command, cwd=cwd, env=environment, **settings)
+        settings = {"capture_output": True, "text": True, "timeout": 120, **options}
+        return subprocess.run(command, cwd=cwd, env=environment, check=False, **settings)
 
-    yield call
+    return call

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ from autoresearch.store import Store
 
 
 @pytest.fixture(params=[True, False], ids=["durable", "fast"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     opened = Store(tmp_path / "study.db", durable=request.param)
-    request.addfinalizer(opened.close)
-    return opened
+    yield opened
+    opened.close()
 
 
 class TestSqliteStore(StoreContract):
@@ -115,8 +116,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(store: Store, tmp_path: Path) -
     pages = int(store._db.execute("pragma page_count").fetchone()[0])
     store._db.execute(f"pragma max_page_count = {pages}")
     with pytest.raises(StorageError, match="disk is full") as error:
-        for _ in range(200):
-            store.add_proposals([proposal(hypothesis="x" * 2000)], NOW)
+        store.add_proposals([proposal(hypothesis="x" * 2000)] * 200, NOW)
     assert "free some space" in error.value.hint
     store._db.execute("pragma max_page_count = 1000000")
     kept = store.proposal_count()
