@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch.budget import Budget, Usage, room_for_experiments
-from autoresearch.experiment import Experiment, Goal, Verdict
+from autoresearch.experiment import Experiment, Files, Goal, Refused, Verdict
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.statistics import Noise, best_estimate, noise
-from autoresearch.patch import Files
 
 MAX_TRIED = 500
 MAX_REFUSED = 12
@@ -39,14 +38,6 @@ class Tried:
     def pending(self) -> bool:
         """Whether it has no value yet and may still get one."""
         return self.verdict is None and self.value is None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """A proposal that was not admitted, and why."""
-
-    hypothesis: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

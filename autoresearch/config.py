@@ -1,7 +1,6 @@
 """autoresearch.yaml: what it may say, its defaults, and errors that name the line and the way out.
 
-`load` reads and checks; `Target.resolve` fixes what one study measures. Whether files exist or a
-pool can be had is not checked here.
+`load` reads and checks. Whether files exist or a pool can be had is not checked here.
 """
 
 from __future__ import annotations
@@ -9,19 +8,18 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from autoresearch.budget import Budget
 from autoresearch.errors import ConfigError
-from autoresearch.experiment import Goal
+from autoresearch.target import STRICT, Metric, Target
 
 if TYPE_CHECKING:
     from yaml import Node
 
-FILE_NAME = "autoresearch.yaml"
 
 # Worker kinds: this machine's CPU, Apple's GPU, and accelerators by SkyPilot's names.
 KINDS = (
@@ -45,90 +43,12 @@ KINDS = (
 )
 TAG = re.compile(r"[a-z0-9][a-z0-9-]{0,29}")
 
-_STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "arbitrary_types_allowed": True}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """What the target reports and which way is better."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    name: str = "val_bpb"
-    goal: Literal["minimize", "maximize"] = "minimize"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What is optimised: files, command, metric and the budget of one run."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    editable: tuple[str, ...] = ("train/train.py",)
-    protected: tuple[str, ...] = ()
-    command: str = "{python} {protected}/train/harness.py train/train.py"
-    prepare: str | None = None  # run once on this machine before a study's runs; None: nothing to do
-    preflight: str | None = None  # exercises edited code for a few seconds; None: no preflight
-    preflight_seconds: float = 90.0
-    score: Literal["harness", "log"] = "harness"  # who reports the metric: log means self-reported
-    metric: Metric = field(default_factory=Metric)
-    profile: str = "auto"
-    budget_seconds: float | dict[str, float] = field(default_factory=lambda: {"cpu": 20.0, "gpu": 300.0})
-    timeout_seconds: float | dict[str, float] = field(default_factory=lambda: {"cpu": 300.0, "gpu": 600.0})
-    env: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def goal(self) -> Goal:
-        """The direction of the metric."""
-        return Goal(self.metric.goal)
-
-    def resolve(self, kinds: Sequence[str]) -> Target:
-        """Return the target with profile, budget and timeout fixed for a pool of these kinds.
-
-        `profile: auto` means `cpu` on a pool without accelerators, else `gpu`. A profile without
-        figures of its own takes those of the name before its dash (gpu-sotu takes gpu's).
-        """
-        profile = self.profile
-        if profile == "auto":
-            profile = "cpu" if set(kinds) <= {"cpu"} else "gpu"
-        return replace(
-            self,
-            profile=profile,
-            budget_seconds=_for_profile("budget_seconds", self.budget_seconds, profile),
-            timeout_seconds=_for_profile("timeout_seconds", self.timeout_seconds, profile),
-        )
-
-    @property
-    def seconds(self) -> float:
-        """The training budget of one run of a resolved target."""
-        return _resolved(self.budget_seconds)
-
-    @property
-    def timeout(self) -> float:
-        """The wall-time ceiling of one run of a resolved target."""
-        return _resolved(self.timeout_seconds)
-
-
-def _resolved(value: float | Mapping[str, float]) -> float:
-    if isinstance(value, Mapping):
-        raise TypeError("the target is not resolved")
-    return value
-
-
-def _for_profile(key: str, value: float | Mapping[str, float], profile: str) -> float:
-    if not isinstance(value, Mapping):
-        return value
-    for name in (profile, profile.split("-", maxsplit=1)[0]):
-        if name in value:
-            return value[name]
-    raise ConfigError(
-        f"{FILE_NAME}: target.{key} has no figure for profile {profile!r}", f"add `{profile}: SECONDS`"
-    )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Where runs go. `workers`: `auto`, a number of CPU slots, or kinds with their counts."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     executor: Literal["local"] = "local"
     workers: Literal["auto"] | int | dict[str, int] = "auto"
     prices: dict[str, float] = field(default_factory=dict)  # USD per hour and kind
@@ -138,7 +58,7 @@ class Pool:
 class AgentConfig:
     """Who proposes, and how many ideas may wait."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     name: Literal["sweep"] = "sweep"
     backlog: int | None = None  # None: as many as there are workers
     seed: int = 0
@@ -148,7 +68,7 @@ class AgentConfig:
 class Judging:
     """How results are judged."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     baseline_runs: int = 3
     margin: float = 1.0  # standard deviations of a difference that an improvement must exceed
 
@@ -157,7 +77,7 @@ class Judging:
 class Config:
     """The whole of autoresearch.yaml."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     study: str | None = None
     state_dir: str = ".autoresearch"
     instructions: str = "instructions.md"

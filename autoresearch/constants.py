@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch.experiment import Edit
+from autoresearch.experiment import Edit, Files
 from autoresearch.patch import occurrences
 
 _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -66,6 +66,15 @@ def find_constants(text: str, profile: str | None = None) -> dict[str, Constant]
 def values(text: str, profile: str | None = None) -> dict[str, float]:
     """Return the value of every constant by name."""
     return {name: float(c.value) for name, c in find_constants(text, profile).items()}
+
+
+def constants_of(files: Files, profile: str | None = None) -> dict[str, float]:
+    """Return the value of every constant of the Python files, by name."""
+    found: dict[str, float] = {}
+    for name, text in files.items():
+        if name.endswith(".py"):
+            found |= values(text, profile)
+    return found
 
 
 def set_constants(text: str, changes: Mapping[str, int | float], profile: str | None = None) -> str:

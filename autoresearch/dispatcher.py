@@ -19,13 +19,25 @@ from typing import Protocol
 
 from autoresearch.brief import MAX_REFUSED, Brief, build_brief
 from autoresearch.config import Config
+from autoresearch.constants import constants_of
 from autoresearch.errors import AgentError, PoolError
-from autoresearch.experiment import Failure, FailureKind, JobResult, Proposal, Run, RunState, Verdict
+from autoresearch.experiment import (
+    Candidate,
+    Failure,
+    FailureKind,
+    Files,
+    JobResult,
+    Proposal,
+    Refusal,
+    Run,
+    RunState,
+    Verdict,
+)
 from autoresearch.files import read_tail
 from autoresearch.history import BASELINE
 from autoresearch.judging.policy import Decide, Order
 from autoresearch.logparse import MARKER, TAIL_BYTES, Report, parse_report
-from autoresearch.patch import Candidate, Files, Refusal, admit, apply_edits
+from autoresearch.patch import admit, apply_edits
 from autoresearch.plan import (
     MAX_LOSSES,
     Action,
@@ -132,7 +144,9 @@ class Dispatcher:
         self._study.check_protected()
         self._store.set_request(Request.NONE, now)
         self._store.set_outcome(None, now)
-        self._session = self._store.begin_session(os.getpid(), self._config.agent.name, now)
+        self._session = self._store.begin_session(
+            os.getpid(), self._config.agent.name, self._config.budget, now
+        )
         self._advance_branch()  # a dispatcher may have died between the store and git
         try:
             while True:
@@ -362,7 +376,7 @@ class Dispatcher:
         parent = self._store.experiment(found.parent or BASELINE)
         if parent.commit is None:
             return  # its own turn comes first
-        files = apply_edits(found.edits, self._study.files(parent.id))
+        files = apply_edits(self._store.edits(experiment), self._study.files(parent.id))
         if isinstance(files, Refusal):
             raise TypeError(f"the edits of {found.id} were admitted and no longer apply: {files}")
         message = (
@@ -388,37 +402,32 @@ class Dispatcher:
     def _admit(self, proposal: Proposal) -> None:
         """Check a proposal as far as it can be checked now; admit or refuse it when that is clear."""
         number = proposal.number or 0
-        now = self._clock.now()
         found = self._check(proposal)
-        if isinstance(found, Refusal):
-            self._refuse(proposal, found)
-            return
-        if self._preflight:
+        if self._preflight and isinstance(found, Candidate):
             ended, failure = self._preflight.result(number)
             if not ended:
                 self._preflight.start(number, found.files)
                 return
-            self._preflight.forget(number)
             if failure:
-                self._refuse(proposal, Refusal(reason="preflight", detail=str(failure)))
-                return
-        constants = self._study.constants(found.files)
-        admitted = self._store.admit(proposal, found, constants, self._study.row.seed, now)
-        if isinstance(admitted, str):
-            self._refuse(
-                proposal,
-                Refusal(reason="duplicate", detail=f"{admitted} is the same code", experiment=admitted),
-            )
+                found = Refusal(reason="preflight", detail=str(failure))
+        if isinstance(found, Candidate):
+            constants = constants_of(found.files, self._study.target.profile)
+            admitted = self._store.admit(proposal, found, constants, self._study.row.seed, self._clock.now())
+            if isinstance(admitted, str):
+                found = Refusal(
+                    reason="duplicate", detail=f"{admitted} is the same code", experiment=admitted
+                )
+        if isinstance(found, Refusal):
+            log.info("refused proposal %s: %s", number, found)
+            self._store.refuse(number, str(found), self._clock.now(), found.experiment)
+        if self._preflight:
+            self._preflight.forget(number)  # last: a check is repeated only while its proposal waits
 
     def _check(self, proposal: Proposal) -> Candidate | Refusal:
         parent = self._store.history().experiments.get(proposal.parent)
         if parent is None or parent.commit is None:
             return Refusal(reason="parent", detail=f"there is no experiment {proposal.parent}")
         return admit(proposal, self._study.files(parent.id), self._store.tried_digests())
-
-    def _refuse(self, proposal: Proposal, refusal: Refusal) -> None:
-        log.info("refused proposal %s: %s", proposal.number, refusal)
-        self._store.refuse(proposal.number or 0, str(refusal), self._clock.now(), refusal.experiment)
 
     def _ask(self, n: int, snapshot: Snapshot) -> None:
         """Ask in a thread of its own: the pool works on meanwhile, and an exit does not wait for it."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+Files = Mapping[str, str]  # path -> text
+
 
 class RunState(StrEnum):
     """The machinery's fact about a run."""
@@ -141,6 +143,34 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a proposal was not admitted, as a typed fact for its author."""
+
+    reason: str  # "edit", "syntax", "file", "duplicate", "unchanged", "parent", "preflight"
+    detail: str
+    experiment: str | None = None  # the earlier experiment, for a duplicate
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A proposal that can become an experiment: its code and that code's digest."""
+
+    files: Files
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A proposal that was not admitted, and why."""
+
+    hypothesis: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     """An admitted proposal: one content, one git ref, one verdict."""
 
@@ -150,7 +180,6 @@ class Experiment:
     author: str
     digest: str  # of the normalised content of the editable files
     constants: Mapping[str, float] = field(default_factory=dict)  # numeric constants of the code
-    edits: tuple[Edit, ...] = ()
     commit: str | None = None  # None until the git ref is written
     created_at: float
     verdict: Verdict | None = None

@@ -52,6 +52,19 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from error
 
 
+def decode_source(name: str, data: bytes) -> str:
+    """Return an editable file's text; raise ValueError with one line where it is none."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not text: byte {error.start} is not UTF-8") from None
+    if "\0" in text:
+        raise ValueError(f"{name} is not text: it holds null bytes")
+    if not text.strip():
+        raise ValueError(f"{name} is empty")
+    return text
+
+
 def read_mounts() -> list[tuple[str, str]]:
     """Return (mount point, type) of every file system mounted here."""
     import psutil

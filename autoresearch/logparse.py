@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autoresearch.experiment import Failure, FailureKind, Measurement
+from autoresearch.untrusted import clean
 
 MARKER = "autoresearch: "
-MESSAGE_CHARS = 200
 HEAD_BYTES = 64 << 10  # what a caller should pass of a long log
 TAIL_BYTES = 256 << 10
 
@@ -129,19 +128,6 @@ def parse_curve(log: bytes) -> list[tuple[float, float]]:
     return points
 
 
-def clean(text: str, limit: int = MESSAGE_CHARS) -> str:
-    """Return one line of text that can steer neither a terminal nor a reader.
-
-    Control, format, surrogate and unassigned characters (escape sequences, bidirectional
-    overrides) are dropped, white space is folded, and the end is cut at `limit` characters.
-    """
-    kept = "".join(
-        " " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C"
-    )
-    folded = " ".join(kept.split())
-    return folded if len(folded) <= limit else folded[: limit - 3] + "..."
-
-
 def _machine_line(text: str) -> dict[str, Any] | None:
     """Return the last machine line's object, or None. The harness writes last, so the last is its."""
     start = text.rfind("\n" + MARKER)
@@ -189,20 +175,22 @@ def _failure(
     timed_out: bool,
     editable: tuple[str, ...],
 ) -> Failure:
-    outcome = str(facts.get("outcome")) if facts else ""
+    facts = facts or {}
+    outcome, detail = str(facts.get("outcome", "")), clean(str(facts.get("detail", "")))
+    if isinstance(facts.get("exit_code"), int):  # of training; the job's own is the harness's
+        exit_code = facts["exit_code"]
     if outcome in _OUTCOMES and outcome != "evaluation":
-        return Failure(kind=_OUTCOMES[outcome], message=clean(str(facts.get("detail", ""))) if facts else "")
+        return Failure(kind=_OUTCOMES[outcome], message=detail)
     if timed_out:
         return Failure(kind=FailureKind.TIMEOUT, message="stopped by the executor's time limit")
     exception, message, line = _traceback(text, editable)
     kind = _classify(text, exception, message)
-    if kind is None and outcome == "evaluation" and facts:
-        kind, message = FailureKind.EVALUATION, str(facts.get("detail", ""))
-    if kind is None and exit_code is not None and (exit_code < 0 or exit_code == 137):
+    if kind is None and outcome == "evaluation":
+        kind, message = FailureKind.EVALUATION, detail
+    elif kind is None and exit_code is not None and (exit_code < 0 or exit_code == 137):
         kind, message = FailureKind.KILLED, f"ended by signal {-exit_code if exit_code < 0 else 9}"
-    if kind is None and exception is None:
-        message = f"ended with exit code {exit_code}"
-    return Failure(kind=kind or FailureKind.ERROR, message=clean(message), exception=exception, line=line)
+    message = clean(message) or (detail if exception is None else "") or f"ended with exit code {exit_code}"
+    return Failure(kind=kind or FailureKind.ERROR, message=message, exception=exception, line=line)
 
 
 def _traceback(text: str, editable: tuple[str, ...]) -> tuple[str | None, str, int | None]:

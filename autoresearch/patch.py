@@ -9,31 +9,8 @@ import ast
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from autoresearch.experiment import Edit, Proposal
-
-Files = Mapping[str, str]  # path -> text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why a proposal was not admitted, as a typed fact for its author."""
-
-    reason: str  # "edit", "syntax", "file", "duplicate", "unchanged", "parent", "preflight"
-    detail: str
-    experiment: str | None = None  # the earlier experiment, for a duplicate
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A proposal that can become an experiment: its code and that code's digest."""
-
-    files: Files
-    digest: str
+from autoresearch.experiment import Candidate, Edit, Files, Proposal, Refusal
 
 
 def admit(proposal: Proposal, base: Files, tried: Mapping[str, str]) -> Candidate | Refusal:
@@ -126,19 +103,6 @@ def _normal(name: str, text: str) -> str:
             ):
                 node.body = node.body[1:]
     return ast.dump(tree)
-
-
-def decode_source(name: str, data: bytes) -> str:
-    """Return an editable file's text; raise ValueError with one line where it is none."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not text: byte {error.start} is not UTF-8") from None
-    if "\0" in text:
-        raise ValueError(f"{name} is not text: it holds null bytes")
-    if not text.strip():
-        raise ValueError(f"{name} is empty")
-    return text
 
 
 def unified_diff(before: Files, after: Files) -> str:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from autoresearch.errors import UsageError
 from autoresearch.experiment import Experiment, Verdict
 from autoresearch.history import BASELINE, History
-from autoresearch.logparse import clean
 from autoresearch.report import results
+from autoresearch.untrusted import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from autoresearch.experiment import Experiment, Verdict
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.statistics import Noise, best_estimate, estimate, noise
-from autoresearch.logparse import clean
+from autoresearch.untrusted import clean
 
 TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
 
@@ -80,10 +80,16 @@ def _row(history: History, experiment: Experiment, spread: Mapping[str, Noise | 
 
 def overview(history: History, study: str, *, workers: int, now: float) -> Overview:
     """Return a study's figures at a moment. `workers` is the size of the pool."""
-    rows = {row.experiment: row for row in results(history)}
     incumbent = history.incumbent()
+    kinds = {
+        run.worker_kind or ""
+        for id_ in (BASELINE, incumbent and incumbent.id)
+        for run in history.runs_of(id_ or "")
+    }
+    spread = {kind: noise(history, kind) for kind in kinds}
+    start = history.experiments.get(BASELINE)
+    best = _row(history, incumbent, spread) if incumbent else None
     verdicts = {v: sum(1 for e in history.experiments.values() if e.verdict is v) for v in Verdict}
-    best = rows.get(incumbent.id) if incumbent else None
     done = [run for run in history.all_runs() if run.measurement is not None]
     starts = [run.submitted_at for run in history.all_runs() if run.submitted_at is not None]
     elapsed = now - min(starts) if starts else 0.0
@@ -93,7 +99,7 @@ def overview(history: History, study: str, *, workers: int, now: float) -> Overv
     return Overview(
         study=study,
         best=best,
-        baseline=rows.get(BASELINE),
+        baseline=_row(history, start, spread) if start else None,
         experiments=history.proposed(),
         verdicts=verdicts,
         in_flight=len(history.in_flight()),
@@ -102,7 +108,7 @@ def overview(history: History, study: str, *, workers: int, now: float) -> Overv
         runs_per_hour=3600 * len(done) / elapsed if elapsed > 0 else None,
         useful=min(1.0, busy / (elapsed * workers)) if elapsed > 0 and workers else None,
         last_keep_at=incumbent.judged_at if incumbent else None,
-        noise=noise(history, best.kind) if best and best.kind else None,
+        noise=spread.get(best.kind) if best and best.kind else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""The front door of the library: a study's folder, made, opened, and asked.
+"""The front door of the library: a study's folder, opened and asked.
 
     .autoresearch/<tag>/
         study.db          the store
@@ -20,22 +20,19 @@ import os
 import re
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from autoresearch.config import FILE_NAME, Config, Metric, Target
-from autoresearch.constants import values
-from autoresearch.errors import BusyError, NotFoundError, StorageError, UsageError
-from autoresearch.experiment import JobSpec, Run, Worker
-from autoresearch.files import refuse_network_filesystem
-from autoresearch.history import BASELINE
-from autoresearch.patch import Candidate, Files, check_syntax, normal_digest
-from autoresearch.store import Store, StudyRow
-from autoresearch.workspace import Workspace
+from autoresearch.errors import BusyError, NotFoundError, StorageError
+from autoresearch.experiment import Files, JobSpec, Run
+from autoresearch.store import Store
+from autoresearch.target import Metric, Target
+
+if TYPE_CHECKING:
+    from autoresearch.workspace import Workspace
 
 EVALUATION_SECONDS = 270.0  # what a run may take on a worker beside its timeout: data checks, evaluation
 
@@ -44,14 +41,23 @@ class Study:
     """One study, open: its store, its git refs, its folder."""
 
     def __init__(self, folder: Path, tag: str, state: Path, store: Store) -> None:
-        """Use `open_study` or `create_study`."""
+        """Use `open_study`, or `create_study` of the module `founding`."""
         self.folder = folder
         self.tag = tag
         self.state = state
         self.store = store
         self.row = store.study()
         self.target = _target(self.row.target)
-        self.workspace = Workspace(folder, tag)
+        self._workspace: Workspace | None = None
+
+    @property
+    def workspace(self) -> Workspace:
+        """The study's git refs; looked for on first use, since many readers need none."""
+        if self._workspace is None:
+            from autoresearch.workspace import Workspace
+
+            self._workspace = Workspace(self.folder, self.tag)
+        return self._workspace
 
     @property
     def runs_folder(self) -> Path:
@@ -72,14 +78,6 @@ class Study:
     def files(self, experiment: str) -> Files:
         """Return the editable files of an experiment."""
         return self.workspace.read_text(self._commit(experiment), self.target.editable)
-
-    def constants(self, files: Files) -> dict[str, float]:
-        """Return the numeric constants of a version of the code, by name."""
-        found: dict[str, float] = {}
-        for name, text in files.items():
-            if name.endswith(".py"):
-                found |= values(text, self.target.profile)
-        return found
 
     def diff(self, experiment: str, against: str) -> str:
         """Return the unified diff from one experiment's code to another's."""
@@ -158,11 +156,11 @@ class Study:
             text = listing.read_bytes()
             pinned: Mapping[str, str] = json.loads(text)
             changed = [
-                name for name, digest in pinned.items() if _sha256((root / name).read_bytes()) != digest
+                name for name, digest in pinned.items() if sha256((root / name).read_bytes()) != digest
             ]
         except (OSError, ValueError) as error:
             raise StorageError(f"the study's protected files cannot be read: {error}", _NEW_STUDY) from error
-        if _sha256(text) != self.row.protected_sha256:
+        if sha256(text) != self.row.protected_sha256:
             changed = ["protected.json"]
         if changed:
             raise StorageError(f"{root / changed[0]} was changed since the study began", _NEW_STUDY)
@@ -198,7 +196,7 @@ _NEW_STUDY = "restore it, or start another study with --study"
 
 
 # ---------------------------------------------------------------------------
-# Finding, opening, creating
+# Finding and opening
 # ---------------------------------------------------------------------------
 
 
@@ -221,11 +219,6 @@ def _created(state: Path) -> tuple[float, str]:
         return 0.0, state.name
 
 
-def default_tag(now: float) -> str:
-    """Return the tag of a study begun now: nov22."""
-    return datetime.fromtimestamp(now, UTC).astimezone().strftime("%b%d").lower()
-
-
 def open_study(folder: Path, states: Path, tag: str | None = None) -> Study:
     """Open a study, the one created last where no tag is given; NotFoundError where there is none."""
     tags = existing_tags(states)
@@ -240,97 +233,6 @@ def open_study(folder: Path, states: Path, tag: str | None = None) -> Study:
     return Study(folder, tag, state, Store(state / "study.db"))
 
 
-def create_study(
-    folder: Path, config: Config, tag: str, workers: Sequence[Worker], seed: int, now: float
-) -> Study:
-    """Begin a study from the committed code of a folder, and return it.
-
-    Pins target, protected files and base commit. Raises UsageError where the code is dirty, missing
-    or no text. Killed in the middle, it can be called again.
-    """
-    kinds = [kind for kind, _ in Counter(worker.kind for worker in workers).most_common()]
-    target = config.target.resolve(kinds)
-    workspace = Workspace(folder, tag)
-    base = workspace.head()
-    _check_committed(workspace, base, target)
-    files = workspace.read_text(base, target.editable)
-    problem = check_syntax(files)
-    if problem:
-        raise UsageError(f"the baseline does not parse: {problem.detail}", "commit a working version first")
-    state = state_folder(folder, config.state_dir) / tag
-    _make_state_folder(state)
-    refuse_network_filesystem(state)
-    protected = _pin_protected(workspace, base, target, state / "protected")
-    workspace.point(workspace.ref(BASELINE), base)
-    store = Store(state / "study.db")
-    if not store.exists():
-        row = StudyRow(
-            tag=tag,
-            created_at=now,
-            goal=target.goal,
-            target=asdict(target),
-            kinds=tuple(kinds),
-            base_commit=base,
-            protected_sha256=protected,
-            seed=seed,
-            request="none",
-            outcome=None,
-        )
-        constants: dict[str, float] = {}
-        for name, text in files.items():
-            constants |= values(text, target.profile) if name.endswith(".py") else {}
-        baseline = Candidate(files=files, digest=normal_digest(files))
-        store.create_study(row, baseline, constants, config.judging.baseline_runs, now)
-    return Study(folder, tag, state, store)
-
-
-def _check_committed(workspace: Workspace, base: str, target: Target) -> None:
-    paths = [*target.editable, *target.protected]
-    missing = workspace.missing(base, paths)
-    if missing:
-        there = (workspace.folder / missing[0]).exists()
-        what = "is not committed" if there else "does not exist"
-        way = f"run `git add {missing[0]} && git commit`" if there else f"correct target in {FILE_NAME}"
-        raise UsageError(f"{missing[0]} {what}, and a study starts from committed code", way)
-    dirty = workspace.dirty(paths)
-    if dirty:
-        names = ", ".join(dirty[:3]) + (" ..." if len(dirty) > 3 else "")
-        raise UsageError(
-            f"uncommitted changes in {names}; a study starts from committed code",
-            "commit or stash them first",
-        )
-
-
-def _make_state_folder(state: Path) -> None:
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        (state.parent / ".gitignore").write_text("*\n")
-        (state / "runs").mkdir(exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {state}: {error.strerror}",
-            f"make the folder writable, or set state_dir in {FILE_NAME} to one that is",
-        ) from error
-
-
-def _pin_protected(workspace: Workspace, base: str, target: Target, root: Path) -> str:
-    """Copy the protected files of a commit, list their digests, and return the list's digest."""
-    pinned = {}
-    for name in workspace.list_files(base, target.protected) if target.protected else []:
-        content = workspace.read(base, name)
-        pinned[name] = _sha256(content)
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.chmod(0o644)
-        path.write_bytes(content)
-        path.chmod(0o444)
-    root.mkdir(exist_ok=True)
-    listing = json.dumps(pinned, indent=1, sort_keys=True).encode()
-    (root / "protected.json").write_bytes(listing)
-    return _sha256(listing)
-
-
 def _target(data: Mapping[str, object]) -> Target:
     """Return the pinned target from its JSON."""
     values_ = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
@@ -340,22 +242,14 @@ def _target(data: Mapping[str, object]) -> Target:
     return Target(**values_, metric=Metric(**metric))  # type: ignore[arg-type]
 
 
-def same_target(study: Study, config: Config) -> str | None:
-    """Return None where the configuration still describes the study's target, else what differs."""
-    wanted = asdict(config.target.resolve(study.row.kinds))
-    for key, pinned in asdict(study.target).items():
-        if wanted[key] != pinned:
-            return f"target.{key}"
-    return None
-
-
 def parse_run_id(text: str) -> str | None:
     """Return the experiment of an id such as e0042 or e0042.1, or None."""
     match = re.fullmatch(r"(e\d{4,})(?:\.\d+)?", text)
     return match[1] if match else None
 
 
-def _sha256(content: bytes) -> str:
+def sha256(content: bytes) -> str:
+    """Return the digest of some bytes, as hex."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch.errors import AutoresearchError, StorageError, UsageError
-from autoresearch.patch import Files, decode_source
+from autoresearch.experiment import Files
+from autoresearch.files import decode_source
 
 _IDENTITY = "autoresearch <autoresearch@localhost>"
 _TRAILER = "%(trailers:key=Experiment,valueonly)"

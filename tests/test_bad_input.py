@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from lab import Lab, git
 from test_cli import CONFIG
 from typer.testing import CliRunner
 
 from autoresearch.cli import app
-from conftest import Lab, git
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -40,7 +40,10 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *said: str) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("pool: {workers: {H10: 1}}", "autoresearch.yaml:1: pool.workers.H10: unknown accelerator; did you mean H100?"),
+        (
+            "pool: {workers: {H10: 1}}",
+            "autoresearch.yaml:1: pool.workers.H10: unknown accelerator; did you mean H100?",
+        ),
         ("budget: {hours: many}", "autoresearch.yaml:1: budget.hours: is 'many'; use a number"),
         ("target: [", "autoresearch.yaml:1: not YAML"),
     ],
@@ -72,7 +75,11 @@ def test_a_dirty_tree(ready: Lab, cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "train.py is empty"), (b"\x7fELF\x00\xff", "train.py is not text"), (b"def f(:\n", "does not parse: train.py line 1")],
+    [
+        (b"", "train.py is empty"),
+        (b"\x7fELF\x00\xff", "train.py is not text"),
+        (b"def f(:\n", "does not parse: train.py line 1"),
+    ],
 )
 def test_train_py_is_no_code(ready: Lab, cli: Cli, content: bytes, said: str) -> None:
     (ready.folder / "train.py").write_bytes(content)
@@ -90,7 +97,9 @@ def test_a_baseline_that_crashes(ready: Lab, cli: Cli) -> None:
 
 def test_a_baseline_that_fails_its_preflight_begins_nothing(ready: Lab, cli: Cli) -> None:
     preflight = '  preflight: "{python} {protected}/fake_training.py"\n'
-    (ready.folder / "autoresearch.yaml").write_text(CONFIG.replace("  score: log\n", "  score: log\n" + preflight))
+    (ready.folder / "autoresearch.yaml").write_text(
+        CONFIG.replace("  score: log\n", "  score: log\n" + preflight)
+    )
     (ready.folder / "train.py").write_text("X = 1.0\nBROKEN = True\n")
     ready.commit()
     refused(cli("run", cwd=ready.folder), 2, "fails its preflight: import", "autoresearch[train]")
@@ -128,7 +137,9 @@ def test_a_gpu_this_machine_does_not_have(ready: Lab, cli: Cli, tmp_path: Path) 
 
 def test_a_network_file_system_under_the_database(ready: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mount table is the one thing said here that is not so on this machine."""
-    monkeypatch.setattr("autoresearch.files.read_mounts", lambda: [("/", "ext4"), (str(ready.folder), "nfs4")])
+    monkeypatch.setattr(
+        "autoresearch.files.read_mounts", lambda: [("/", "ext4"), (str(ready.folder), "nfs4")]
+    )
     result = CliRunner().invoke(app, ["run", "--folder", str(ready.folder)])
     assert result.exit_code == 2
     assert "network file system (nfs4)" in result.stderr

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from builders import baseline, experiment, history, run
 
 from autoresearch.brief import MAX_REFUSED, MAX_TRIED, Brief, Refused, build_brief
 from autoresearch.budget import Budget, Usage
 from autoresearch.experiment import Experiment, Goal, Purpose, Run, RunState, Verdict
 from autoresearch.history import History
-from builders import baseline, experiment, history, run
 
 
 def brief(past: History, refused: int = 0) -> Brief:
@@ -71,7 +71,9 @@ def test_a_long_history_is_cut_to_the_best_the_recent_and_the_pending(goal: Goal
     assert found.refused[-1].hypothesis == "h99"
     ids = {t.id for t in found.tried}
     assert {"e0001", "e2000", "e2001"} <= ids
-    best = min((t for t in brief(past).tried if t.value is not None), key=lambda t: goal.sign * (t.value or 0))
+    best = min(
+        (t for t in brief(past).tried if t.value is not None), key=lambda t: goal.sign * (t.value or 0)
+    )
     assert best.id in ids
     assert [t.id for t in found.tried] == sorted(ids)
 

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoresearch.config import Config, ConfigError, Target, load, parse
+from autoresearch.config import Config, load, parse
 from autoresearch.config import _ProblemError as ProblemError
+from autoresearch.errors import ConfigError
+from autoresearch.target import Target
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch.constants import edits_between, find_constants, set_constants, values
-from autoresearch.patch import Refusal, apply_edits
+from autoresearch.experiment import Refusal
+from autoresearch.patch import apply_edits
 
 SOURCE = '''"""Doc: LR = 9"""
 PROFILE = "cpu"

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from lab import Lab, git, set_x, target
 
 from autoresearch.brief import Brief
 from autoresearch.budget import Budget
@@ -18,12 +19,12 @@ from autoresearch.clock import WallClock
 from autoresearch.errors import AgentError, BusyError, StorageError, UsageError
 from autoresearch.executors.local import LocalExecutor, slots
 from autoresearch.experiment import FailureKind, Proposal, RunState, Verdict
+from autoresearch.founding import same_target
 from autoresearch.history import BASELINE
 from autoresearch.plan import Request
 from autoresearch.protocols import Reply
 from autoresearch.report import results_tsv
-from autoresearch.study import open_study, same_target, state_folder
-from conftest import Lab, git, set_x, target
+from autoresearch.study import open_study, state_folder
 
 
 def states(study: object) -> Counter[RunState]:
@@ -179,7 +180,9 @@ def test_a_killed_worker_is_not_the_experiments_fault(slow_lab: Lab) -> None:
     def act(dispatcher: object) -> None:
         for process in psutil.process_iter():
             try:
-                ours = str(slow_lab.folder) in " ".join(process.cmdline()) and "shim" in " ".join(process.cmdline())
+                ours = str(slow_lab.folder) in " ".join(process.cmdline()) and "shim" in " ".join(
+                    process.cmdline()
+                )
                 if ours:
                     process.send_signal(signal.SIGKILL)
             except psutil.Error:
@@ -194,7 +197,9 @@ def test_a_killed_worker_is_not_the_experiments_fault(slow_lab: Lab) -> None:
 
 def test_a_run_whose_machines_are_lost_three_times_is_given_up(lab: Lab) -> None:
     """A command that kills its own shim loses every machine it gets."""
-    config = lab.config(target=target(command="{python} -c 'import os, signal; os.kill(os.getppid(), signal.SIGKILL)'"))
+    config = lab.config(
+        target=target(command="{python} -c 'import os, signal; os.kill(os.getppid(), signal.SIGKILL)'")
+    )
     study, finish = lab.run([set_x(3.0)], config)
     baseline = study.store.experiment(BASELINE)
     assert baseline.verdict is Verdict.CRASH
@@ -333,7 +338,9 @@ def test_uncommitted_and_missing_code_are_refused_with_the_way_out(lab: Lab) -> 
         lab.study(lab.config(target=target(editable=("model.py",))))
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "is empty"), (b"\xff\xfe\x00", "not UTF-8"), (b"x = (", "does not parse")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "is empty"), (b"\xff\xfe\x00", "not UTF-8"), (b"x = (", "does not parse")]
+)
 def test_a_baseline_that_is_no_code_is_refused_at_once(lab: Lab, content: bytes, message: str) -> None:
     (lab.folder / "train.py").write_bytes(content)
     lab.commit()
@@ -359,8 +366,8 @@ def test_a_changed_target_is_noticed(lab: Lab) -> None:
 def test_a_200_mb_log_without_a_newline_is_read_in_no_time(lab: Lab) -> None:
     """The log is sparse on disk; what is read of it is bounded."""
     script = (
-        "import os, sys; sys.stdout.flush(); f = os.open('log', os.O_WRONLY); os.truncate('log', 200_000_000);"
-        "os.lseek(1, 0, 2); os.write(1, b'\\xff\\xfe junk \\n---\\nval_bpb: 1.25\\n')"
+        "import os; os.truncate('log', 200_000_000); os.lseek(1, 0, 2);"
+        "os.write(1, b'\\xff\\xfe junk \\n---\\nval_bpb: 1.25\\n')"
     )
     config = lab.config(target=target(command=f'{{python}} -c "{script}"'))
     started = time.monotonic()

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch.experiment import FailureKind
-from autoresearch.logparse import clean, parse_curve, parse_progress, parse_report
+from autoresearch.logparse import parse_curve, parse_progress, parse_report
+from autoresearch.untrusted import clean
 
 DATA = Path(__file__).parent / "data"
 

@@ -8,17 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoresearch.experiment import Edit, Proposal
-from autoresearch.patch import (
-    Candidate,
-    Refusal,
-    admit,
-    apply_edits,
-    check_syntax,
-    decode_source,
-    normal_digest,
-    unified_diff,
-)
+from autoresearch.experiment import Candidate, Edit, Proposal, Refusal
+from autoresearch.files import decode_source
+from autoresearch.patch import admit, apply_edits, check_syntax, normal_digest, unified_diff
 
 BASE = {"train.py": "LR = 0.1\nDEPTH = 2\n\ndef f(x):\n    return x * LR\n"}
 

@@ -6,11 +6,11 @@ import csv
 import io
 
 import pytest
+from builders import baseline, experiment, history, run
 
 from autoresearch.budget import Budget, Usage, may_start, room_for_experiments
 from autoresearch.experiment import FailureKind, Goal, Purpose, RunState, Verdict
 from autoresearch.report import overview, results, results_tsv
-from builders import baseline, experiment, history, run
 
 PAST = (
     *baseline(1.0, 1.2),
@@ -37,7 +37,9 @@ def test_where_higher_is_better_the_order_turns() -> None:
 
 
 def test_a_delta_is_taken_on_the_same_kind_only() -> None:
-    rows = results(history(*baseline(1.0, 1.2), experiment(2, Verdict.DISCARD), run("e0002.1", 0.5, kind="H200")))
+    rows = results(
+        history(*baseline(1.0, 1.2), experiment(2, Verdict.DISCARD), run("e0002.1", 0.5, kind="H200"))
+    )
     assert next(r for r in rows if r.experiment == "e0002").delta is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import git
+from lab import git
 
 from autoresearch.errors import StorageError, UsageError
 from autoresearch.workspace import Commit, Workspace

@@ -22,10 +22,11 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import prepare
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import prepare
 
 ROWS_PER_BATCH_TOKENS = 65_536  # bounds the memory of a batch of logits
 CPU_BATCH_TOKENS = 4_096

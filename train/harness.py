@@ -33,8 +33,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import prepare
 import psutil
+
+import prepare
 
 HERE = Path(__file__).resolve().parent
 MARKER = b"autoresearch: "

@@ -19,8 +19,9 @@ from pathlib import Path
 def main() -> None:
     """Run train.py as the main module of this process."""
     script, ready = sys.argv[1], int(sys.argv[2])
-    import prepare
     import torch
+
+    import prepare
 
     if prepare.device_type() == "cpu":
         torch.set_num_threads(1)

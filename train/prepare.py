@@ -26,7 +26,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -410,7 +410,7 @@ def _build(profile: Profile, folder: Path, shards: int) -> dict[str, Any]:
         download_climbmix(raw, shards)
         splits: dict[str, Any] = {s: climbmix_documents(raw, s, shards) for s in ("train", "val")}
         tokenizer = train_tokenizer(_capped(climbmix_documents(raw, "train", shards)), profile.vocab_size)
-        rows = packed_rows
+        rows: Callable[..., Iterator[np.ndarray]] = packed_rows
     else:
         splits = {split: sotu_documents(split) for split in ("train", "val")}
         tokenizer = train_tokenizer(splits["train"], profile.vocab_size)

@@ -10,11 +10,12 @@ Two things must stay true: `build_model()` returns the model that `weights.pt` f
 import math
 import time
 
-import prepare
 import torch
 import torch.nn.functional as F
-from prepare import PROFILE, SEQUENCE_LEN, VOCAB_SIZE
 from torch import Tensor, nn
+
+import prepare
+from prepare import PROFILE, SEQUENCE_LEN, VOCAB_SIZE
 
 # ---------------------------------------------------------------------------
 # Hyperparameters (plain constants; `--agent sweep` searches the numbers of this section)
@@ -90,8 +91,12 @@ def attend(
         from torch.nn.attention.varlen import varlen_attn
 
         ends = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
-        flat = (x.reshape(B * T, H, D) for x in (q, k, v))
-        return varlen_attn(*flat, ends, ends, T, T, window_size=(window - 1, 0)).view(B, T, H, D)
+        flat = (B * T, H, D)
+        y = varlen_attn(
+            q.reshape(flat), k.reshape(flat), v.reshape(flat), ends, ends, T, T, window_size=(window - 1, 0)
+        )
+        assert isinstance(y, Tensor)
+        return y.view(B, T, H, D)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if window >= T:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -124,7 +129,7 @@ class Attention(nn.Module):
     ) -> Tensor:  # (B, T, C)
         B, T, C = x.shape
         q, k, v = (w(x).view(B, T, self.heads, -1) for w in (self.query, self.key, self.value))
-        if self.gate is not None:
+        if self.gate is not None and value_embedding is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., : self.gate_channels]))  # (B, T, H)
             v = v + gate.unsqueeze(-1) * value_embedding.view(B, T, self.heads, -1)
         q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
@@ -143,23 +148,39 @@ class MLP(nn.Module):
         return self.down(F.relu(self.up(x)).square())
 
 
+class Block(nn.Module):
+    """Attention, then MLP, each on the normalised stream and added to it."""
+
+    def __init__(self, dim: int, heads: int, window: int, *, has_value_embedding: bool) -> None:
+        super().__init__()
+        self.attention = Attention(dim, heads, window, has_value_embedding=has_value_embedding)
+        self.mlp = MLP(dim)
+
+    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(norm(x), value_embedding, cos, sin)
+        return x + self.mlp(norm(x))
+
+
 class GPT(nn.Module):
     """A decoder-only transformer. Every layer sees the embedding again, every second its values."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, depth: int, dim: int, heads: int) -> None:
         super().__init__()
-        self.depth, self.dim, self.heads = depth, dim, heads
+        self.dim = dim
+        kinds = [WINDOW_PATTERN[i % len(WINDOW_PATTERN)] for i in range(depth - 1)] + ["L"]
+        self.windows = [SEQUENCE_LEN if kind == "L" else SEQUENCE_LEN // 2 for kind in kinds]
+        embeds_values = [i % 2 == (depth - 1) % 2 for i in range(depth)]
         self.embed = nn.Embedding(VOCAB_SIZE, dim)
+        self.value_embeds = nn.ModuleDict(
+            {str(i): nn.Embedding(VOCAB_SIZE, dim) for i in range(depth) if embeds_values[i]}
+        )
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, self.windows[i], has_value_embedding=embeds_values[i]) for i in range(depth)
+        )
         self.head = nn.Linear(dim, VOCAB_SIZE, bias=False)
-        self.attentions, self.mlps, self.value_embeds = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
-        for i in range(depth):
-            kind = "L" if i == depth - 1 else WINDOW_PATTERN[i % len(WINDOW_PATTERN)]
-            window = SEQUENCE_LEN if kind == "L" else SEQUENCE_LEN // 2
-            embeds_values = i % 2 == (depth - 1) % 2
-            if embeds_values:
-                self.value_embeds[str(i)] = nn.Embedding(VOCAB_SIZE, dim)
-            self.attentions.append(Attention(dim, heads, window, has_value_embedding=embeds_values))
-            self.mlps.append(MLP(dim))
         self.residual_scale = nn.Parameter(torch.ones(depth))
         self.embedding_scale = nn.Parameter(torch.full((depth,), 0.1))
         cos, sin = rotary_table(SEQUENCE_LEN, dim // heads)
@@ -169,18 +190,17 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw the initial weights: outputs of each block start at zero."""
+        """Draw the initial weights; what each block adds starts at zero."""
         bound = math.sqrt(3 / self.dim)  # uniform with standard deviation dim**-0.5
-        nn.init.normal_(self.embed.weight)
-        nn.init.normal_(self.head.weight, std=0.001)
-        for embedding in self.value_embeds.values():
-            nn.init.uniform_(embedding.weight, -bound, bound)
-        for attention, mlp in zip(self.attentions, self.mlps, strict=True):
-            for layer in (attention.query, attention.key, attention.value, mlp.up):
-                nn.init.uniform_(layer.weight, -bound, bound)
-            for layer in (attention.out, mlp.down, attention.gate):
-                if layer is not None:
-                    nn.init.zeros_(layer.weight)
+        for name, p in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight", "gate.weight")):
+                nn.init.zeros_(p)
+            elif name.startswith(("blocks", "value_embeds")):
+                nn.init.uniform_(p, -bound, bound)
+            elif name == "embed.weight":
+                nn.init.normal_(p)
+            elif name == "head.weight":
+                nn.init.normal_(p, std=0.001)
 
     def forward(
         self,
@@ -190,11 +210,10 @@ class GPT(nn.Module):
         """Return logits (B, T, VOCAB_SIZE) float32, or the mean loss in nats when given targets."""
         cos, sin = self.cos[:, : idx.size(1)], self.sin[:, : idx.size(1)]
         x = first = norm(self.embed(idx))
-        for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
+        for i, block in enumerate(self.blocks):
             x = self.residual_scale[i] * x + self.embedding_scale[i] * first
             values = self.value_embeds[str(i)](idx) if str(i) in self.value_embeds else None
-            x = x + attention(norm(x), values, cos, sin)
-            x = x + mlp(norm(x))
+            x = block(x, values, cos, sin)
         logits = self.head(norm(x)).float()
         logits = LOGIT_SOFTCAP * torch.tanh(logits / LOGIT_SOFTCAP)
         if targets is None:
@@ -206,10 +225,10 @@ class GPT(nn.Module):
 
         The count of Chowdhery et al. 2022 (PaLM), appendix B; embeddings are look-ups.
         """
-        embeddings = self.embed.weight.numel() + sum(e.weight.numel() for e in self.value_embeds.values())
-        weights = sum(p.numel() for p in self.parameters()) - embeddings - 2 * self.depth
-        attended = sum(min(a.window, SEQUENCE_LEN) for a in self.attentions)
-        return 6.0 * weights + 12.0 * self.dim * attended
+        matrices = sum(
+            p.numel() for name, p in self.named_parameters() if name.startswith(("blocks", "head"))
+        )
+        return 6.0 * matrices + 12.0 * self.dim * sum(self.windows)
 
 
 def rotary_table(length: int, head_dim: int) -> tuple[Tensor, Tensor]:
@@ -296,12 +315,12 @@ class MuonAdamW:
         wrap = torch.compile(dynamic=False, fullgraph=True) if compiled else lambda f: f
         self._muon, self._adamw = wrap(muon_update), wrap(adamw_update)
         self.steps = 0
-        self.stacks: list[dict] = []
+        self.stacks: list[dict] = []  # matrices of one shape
         self.singles: list[dict] = []
         scale = (model.dim / 768) ** -0.5  # learning rates were tuned at width 768
         matrices: dict[torch.Size, list[nn.Parameter]] = {}
         for name, p in model.named_parameters():
-            if name.startswith(("attentions", "mlps")):
+            if name.startswith("blocks"):
                 matrices.setdefault(p.shape, []).append(p)
                 continue
             lr, betas = EMBEDDING_LR * scale, (ADAM_BETA1, ADAM_BETA2)

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import os
+import re
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from autoresearch.config import FILE_NAME, Config, load
-from autoresearch.errors import NotFoundError
+from autoresearch.errors import ConfigError, NotFoundError
 from autoresearch.study import Study, open_study, parse_run_id, state_folder
+from autoresearch.target import FILE_NAME
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Tag = Annotated[str | None, typer.Option("--study", help="The study's tag. Default: the latest one.")]
-Folder = Annotated[Path, typer.Option("--folder", "-C", help="The study's folder.", show_default="here")]
-ExperimentId = Annotated[str, typer.Argument(help="An experiment, e0042, or one of its runs, e0042.1.")]
-HERE = Path()
+if TYPE_CHECKING:
+    from autoresearch.config import Config
 
 
 def configuration(folder: Path) -> Config:
     """Return the folder's configuration."""
+    from autoresearch.config import load
+
     return load(folder.absolute() / FILE_NAME)
 
 
-def states(folder: Path, config: Config | None = None) -> Path:
-    """Return where the folder keeps its studies. Without a configuration: where it does by default."""
-    if config is None and (folder / FILE_NAME).exists():
-        config = configuration(folder)
-    return state_folder(folder.absolute(), config.state_dir if config else ".autoresearch")
+def existing_study(folder: Path, tag: str | None) -> Study:
+    """Open the study a reading command is about.
 
-
-def existing_study(folder: Path, tag: str | None) -> tuple[Study, Config]:
-    """Open the study a command is about, and its configuration."""
-    config = configuration(folder)
-    tag = tag or config.study or os.environ.get("AUTORESEARCH_STUDY")
-    return open_study(folder.absolute(), states(folder, config), tag), config
+    Where to look is all that is read of the configuration, and only where it says something of that:
+    loading and checking it takes longer than opening the study.
+    """
+    path = folder.absolute() / FILE_NAME
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no {FILE_NAME} in {folder.absolute()}", "run `autoresearch init` to scaffold a study here"
+        ) from None
+    said = re.search(rb"^(study|state_dir)\s*:", text, re.MULTILINE) is not None
+    config = configuration(folder) if said else None
+    state = state_folder(folder.absolute(), config.state_dir if config else ".autoresearch")
+    return open_study(folder.absolute(), state, tag or (config.study if config else None))
 
 
 def experiment_of(text: str) -> str:
@@ -46,3 +49,8 @@ def experiment_of(text: str) -> str:
             f"{text!r} is no experiment", "ids look like e0042; `autoresearch results` lists them"
         )
     return experiment
+
+
+def plus_minus() -> str:
+    """Return how this terminal can show plus or minus."""
+    return "±" if sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf") else "+-"

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoresearch.budget import Budget, Usage
-from autoresearch.config import Config
 from autoresearch.experiment import Run, RunState
 from autoresearch.files import read_tail
 from autoresearch.history import History
-from autoresearch.logparse import clean, parse_curve, parse_progress
 from autoresearch.report import Overview, overview
 from autoresearch.study import Study
+from autoresearch.untrusted import clean
 
 TAIL_BYTES = 8 << 10  # of a running job's log: a few progress lines
 CURVE_BYTES = 4 << 20
@@ -68,9 +67,8 @@ class Look:
 class Watcher:
     """Takes looks at one study; keeps the best run's curve between them."""
 
-    def __init__(self, study: Study, config: Config) -> None:
+    def __init__(self, study: Study) -> None:
         self._study = study
-        self._config = config
         self._curve: list[tuple[float, float]] = []
         self._curve_of: str | None = None
 
@@ -83,18 +81,19 @@ class Watcher:
         pool = pool or _pool_of(history) or Counter(dict.fromkeys(row.kinds, 1))
         goal = "lower" if history.goal.sign > 0 else "higher"
         edited = ", ".join(name.rsplit("/", 1)[-1] for name in study.target.editable)
-        self._learn_curve(history)
+        if history.in_flight():
+            self._learn_curve(history)
         return Look(
             tag=study.tag,
             target=f"{edited} -> {study.target.metric.name}, {goal} is better",
             pool=" + ".join(f"{count} {kind}" for kind, count in pool.most_common()),
-            agent=sessions[-1].agent if sessions else self._config.agent.name,
+            agent=sessions[-1].agent if sessions else "no agent yet",
             alive=study.dispatcher_alive() if alive is None else alive,
             request=row.request,
             outcome=row.outcome,
             now=now,
             overview=overview(history, study.tag, workers=sum(pool.values()), now=_until(history, now)),
-            budget=self._config.budget,
+            budget=sessions[-1].budget if sessions else Budget(),
             usage=store.usage(now, study.worst_seconds),
             lines=tuple(self._line(history, run) for run in sorted(history.in_flight(), key=_by_worker)),
             notes=tuple(self._notes(history)),
@@ -102,6 +101,8 @@ class Watcher:
         )
 
     def _line(self, history: History, run: Run) -> Line:
+        from autoresearch.logparse import parse_progress
+
         progress = parse_progress(read_tail(self._study.job_folder(run) / "log", TAIL_BYTES))
         reference = self._at(progress.share) if progress else None
         known = progress is not None and progress.loss is not None and reference is not None
@@ -122,6 +123,8 @@ class Watcher:
         runs = history.finished(best.id) if best else []
         if not runs or runs[0].id == self._curve_of:
             return
+        from autoresearch.logparse import parse_curve
+
         self._curve_of = runs[0].id
         self._curve = parse_curve(read_tail(self._study.job_folder(runs[0]) / "log", CURVE_BYTES))
 

@@ -12,10 +12,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from autoresearch.executors.local import LocalExecutor, Slot
-from autoresearch.experiment import Failure, FailureKind, JobSpec, JobStatus, Worker
+from autoresearch.experiment import Failure, FailureKind, Files, JobSpec, JobStatus, Worker
 from autoresearch.files import read_tail
 from autoresearch.logparse import TAIL_BYTES, parse_report
-from autoresearch.patch import Files
 
 SLOT = Slot(worker=Worker(name="preflight", kind="cpu"), env={"CUDA_VISIBLE_DEVICES": ""})
 _INCONCLUSIVE = frozenset({FailureKind.TIMEOUT, FailureKind.KILLED, FailureKind.UNFIT, FailureKind.LOST})

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch.budget import Usage
-from autoresearch.experiment import Experiment, Goal, Proposal, Purpose, Run
+from autoresearch.experiment import Candidate, Experiment, Goal, Proposal, Purpose, Run
 from autoresearch.history import BASELINE, History
-from autoresearch.patch import Candidate
 from autoresearch.store.database import append_event, storage_errors
 from autoresearch.store.experiments import ExperimentTable, insert_experiment
 from autoresearch.store.proposals import ProposalTable
-from autoresearch.store.rows import RUNS, to_experiment, to_json, to_run
+from autoresearch.store.rows import EXPERIMENTS, RUNS, to_experiment, to_json, to_run
 from autoresearch.store.runs import RunTable, insert_run
 from autoresearch.store.studies import Event, Session, StudyRow, StudyTable
 
@@ -145,7 +144,7 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable):
         if last == self._seen_event:
             return
         if self._seen_event == 0:
-            experiments = self._db.execute("select * from experiment order by number").fetchall()
+            experiments = self._db.execute(f"{EXPERIMENTS} order by number").fetchall()
             runs = self._db.execute(f"{RUNS} order by run.rowid").fetchall()
         else:
             subjects = self._db.execute(
@@ -153,10 +152,8 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable):
             )
             names = [row[0] for row in subjects]
             marks = ",".join("?" * len(names))
-            experiments = self._db.execute(
-                f"select * from experiment where id in ({marks}) order by number",
-                names,
-            ).fetchall()
+            changed = f"{EXPERIMENTS} where id in ({marks}) order by number"
+            experiments = self._db.execute(changed, names).fetchall()
             runs = self._db.execute(f"{RUNS} where run.id in ({marks}) order by run.rowid", names).fetchall()
         for row in experiments:
             self._experiments[row["id"]] = to_experiment(row)

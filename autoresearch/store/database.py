@@ -95,7 +95,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         if "disk I/O error" in text:
             raise StorageError(f"{path}: {text}", "check the disk; is it full?") from error
         raise
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise  # a broken rule or a bug, not the disk
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError):
-            raise
         raise StorageError(f"{path} is damaged: {error}", "restore it from a copy") from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from autoresearch.errors import NotFoundError
 from autoresearch.experiment import Edit, Experiment, Verdict
 from autoresearch.store.database import Database, append_event
-from autoresearch.store.rows import edits_json, to_experiment, to_json
+from autoresearch.store.rows import EXPERIMENTS, edits_json, to_edits, to_experiment, to_json
 
 
 class ExperimentTable(Database):
@@ -47,9 +47,14 @@ class ExperimentTable(Database):
                 append_event(db, now, str(verdict), experiment, {"reason": reason})
         return changed == 1
 
+    def edits(self, experiment: str) -> tuple[Edit, ...]:
+        """Return the edits that made an experiment of its parent."""
+        row = self._one("select edits from experiment where id = ?", (experiment,))
+        return to_edits(row["edits"]) if row else ()
+
     def experiment(self, id_: str) -> Experiment:
         """Return one experiment; NotFoundError where there is none of that id."""
-        row = self._one("select * from experiment where id = ?", (id_,))
+        row = self._one(f"{EXPERIMENTS} where id = ?", (id_,))
         if row is None:
             raise NotFoundError(f"no experiment {id_}", "`autoresearch results` lists them")
         return to_experiment(row)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoresearch.brief import Refused
-from autoresearch.experiment import Proposal
+from autoresearch.experiment import Proposal, Refused
 from autoresearch.store.database import Database, append_event
 from autoresearch.store.rows import edits_json, to_proposal
 

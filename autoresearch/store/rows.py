@@ -20,8 +20,14 @@ from autoresearch.experiment import (
     Verdict,
 )
 
+EXPERIMENTS = (
+    "select id, parent, hypothesis, author, digest, constants, commit_id, created_at, verdict, reason,"
+    " judged_at from experiment"
+)
 RUNS = (
-    "select run.*, job.worker, job.kind as worker_kind, job.submitted_at, job.started_at, job.ended_at"
+    "select run.id, experiment, purpose, run.kind, seed, why, state, run.attempt, losses, created_at, value,"
+    " training_seconds, total_seconds, steps, tokens_per_second, memory_gb, device, failure, job.worker,"
+    " job.kind as worker_kind, job.submitted_at, job.started_at, job.ended_at"
     " from run left join job on job.run = run.id and job.attempt = run.attempt"
 )
 
@@ -35,7 +41,6 @@ def to_experiment(row: sqlite3.Row) -> Experiment:
         author=row["author"],
         digest=row["digest"],
         constants=json.loads(row["constants"]),
-        edits=to_edits(row["edits"]),
         commit=row["commit_id"],
         created_at=row["created_at"],
         verdict=Verdict(row["verdict"]) if row["verdict"] else None,

@@ -25,6 +25,7 @@ MIGRATIONS = (
         id integer primary key,
         pid integer not null,
         agent text not null,
+        budget text not null,             -- JSON: the ceilings it was given
         started_at real not null,
         seen_at real not null
     ) strict;

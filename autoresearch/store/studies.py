@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from autoresearch.budget import Budget
 from autoresearch.errors import NotFoundError
 from autoresearch.experiment import Goal
 from autoresearch.store.database import Database, append_event
+from autoresearch.store.rows import to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class Session:
 
     pid: int
     agent: str
+    budget: Budget
     started_at: float
     seen_at: float
 
@@ -88,12 +91,12 @@ class StudyTable(Database):
             if outcome is not None:
                 append_event(db, now, "dispatcher_ended", "", {"outcome": outcome})
 
-    def begin_session(self, pid: int, agent: str, now: float) -> int:
+    def begin_session(self, pid: int, agent: str, budget: Budget, now: float) -> int:
         """Open a dispatcher's session; return its id."""
         with self._write() as db:
             cursor = db.execute(
-                "insert into session (pid, agent, started_at, seen_at) values (?, ?, ?, ?)",
-                (pid, agent, now, now),
+                "insert into session (pid, agent, budget, started_at, seen_at) values (?, ?, ?, ?, ?)",
+                (pid, agent, to_json(asdict(budget)), now, now),
             )
             append_event(db, now, "dispatcher_began", "", {"pid": pid, "agent": agent})
             return int(cursor.lastrowid or 0)
@@ -106,7 +109,13 @@ class StudyTable(Database):
     def sessions(self) -> list[Session]:
         """Return every dispatcher's session, oldest first."""
         return [
-            Session(pid=r["pid"], agent=r["agent"], started_at=r["started_at"], seen_at=r["seen_at"])
+            Session(
+                pid=r["pid"],
+                agent=r["agent"],
+                budget=Budget(**json.loads(r["budget"])),
+                started_at=r["started_at"],
+                seen_at=r["seen_at"],
+            )
             for r in self._all("select * from session order by id")
         ]
 

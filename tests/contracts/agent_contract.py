@@ -8,7 +8,8 @@ import pytest
 
 from autoresearch.brief import Brief
 from autoresearch.errors import AgentError
-from autoresearch.patch import Refusal, apply_edits
+from autoresearch.experiment import Refusal
+from autoresearch.patch import apply_edits
 from autoresearch.protocols import Agent
 
 

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from autoresearch.budget import Budget
 from autoresearch.errors import NotFoundError
 from autoresearch.experiment import (
     IN_FLIGHT,
     OVER,
     TRANSITIONS,
+    Candidate,
     Edit,
     Experiment,
     Failure,
@@ -26,7 +28,6 @@ from autoresearch.experiment import (
     Verdict,
     Worker,
 )
-from autoresearch.patch import Candidate
 from autoresearch.store import Store, StudyRow
 
 NOW = 1_700_000_000.0
@@ -97,7 +98,7 @@ class StoreContract:
         begin(store)
         found = admitted(store)
         assert (found.id, found.parent, found.author, found.commit) == ("e0002", "e0001", "me", None)
-        assert found.edits == proposal().edits
+        assert store.edits(found.id) == proposal().edits
         assert found.constants == {"X": 2.0}
         (screen,) = store.history().runs_of("e0002")
         assert screen.purpose is Purpose.SCREEN
@@ -225,7 +226,7 @@ class StoreContract:
     def test_hours_are_the_sum_of_sessions_not_of_pauses(self, store: Store) -> None:
         begin(store)
         for start in (NOW, NOW + 100_000):
-            session = store.begin_session(1, "sweep", start)
+            session = store.begin_session(1, "sweep", Budget(), start)
             store.touch_session(session, start + 1800)
         assert store.usage(NOW + 200_000, 60).hours == pytest.approx(1.0)
 

@@ -1,0 +1,37 @@
+# `make run` and `make test` set everything up themselves; nothing outside this folder is changed
+# but the data cache (~/.cache/autoresearch).
+
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help run test check install clean
+
+help:
+	@echo "make run     a real study on this machine's CPU, about 5 minutes after installation"
+	@echo "make test    every test this machine can run"
+	@echo "make check   lint, formatting, types, import rules"
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable ".[train,sweep,plot,dev]"
+	touch $@
+
+run: install
+	$(BIN)/autoresearch run
+
+test: install
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
+	$(BIN)/python -m pytest -q -n auto -m slow -rs
+
+check: install
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format --check -q .
+	$(BIN)/mypy
+	cd train && ../$(BIN)/mypy --config-file= --python-version 3.11 --ignore-missing-imports --check-untyped-defs *.py
+	$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf .venv .autoresearch results.tsv progress.png

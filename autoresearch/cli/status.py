@@ -1,0 +1,90 @@
+"""`status`: one look, or a live screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from autoresearch.cli.common import existing_study, plus_minus
+from autoresearch.cli.output import print_json
+from autoresearch.console.look import Look, Watcher
+from autoresearch.console.text import status_lines
+from autoresearch.study import Study
+
+
+def status(folder: Path, study: str | None, *, watch: bool, as_json: bool) -> None:
+    """Show how good the best is, and what is going on."""
+    opened = existing_study(folder, study)
+    watcher = Watcher(opened)
+    if watch and not as_json:
+        _watch(watcher)
+        return
+    look = watcher.look(time.time())
+    if as_json:
+        print_json(_document(opened, look))
+    else:
+        _print(look)
+
+
+def _print(look: Look) -> None:
+    for line in status_lines(look, pm=plus_minus()):
+        typer.echo(line)
+
+
+def _document(opened: Study, look: Look) -> Mapping[str, Any]:
+    view = look.overview
+    best = view.best
+    return {
+        "study": look.tag,
+        "metric": opened.target.metric.name,
+        "goal": str(opened.target.goal),
+        "dispatching": look.alive,
+        "request": look.request,
+        "outcome": look.outcome,
+        "best": best
+        and {"experiment": best.experiment, "value": best.value, "standard_error": best.standard_error},
+        "baseline": view.baseline and view.baseline.value,
+        "noise": view.noise and view.noise.sigma,
+        "experiments": view.experiments,
+        "verdicts": {str(verdict): count for verdict, count in view.verdicts.items()},
+        "in_flight": view.in_flight,
+        "queued": view.queued,
+        "runs_finished": view.runs_finished,
+        "runs_per_hour": _round(view.runs_per_hour, 2),
+        "useful": _round(view.useful, 4),
+        "pool": look.pool,
+        "agent": look.agent,
+        "usage": {k: _round(v, 4) for k, v in asdict(look.usage).items()},
+        "budget": asdict(look.budget),
+    }
+
+
+def _watch(watcher: Watcher) -> None:
+    """Show the live screen until Ctrl-C, or until nothing is dispatched any more."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from autoresearch.console.live import Screen
+
+    console = Console()
+    look = watcher.look(time.time())
+    if console.is_terminal and look.alive:
+        footer = "Ctrl-C ends watching; the study goes on."
+        try:
+            with Live(console=console, auto_refresh=False, screen=True) as live:
+                while look.alive:
+                    live.update(Screen(look, footer), refresh=True)
+                    time.sleep(1)
+                    look = watcher.look(time.time())
+        except KeyboardInterrupt:
+            look = watcher.look(time.time())
+    _print(look)
+
+
+def _round(number: float | None, digits: int) -> float | None:
+    return None if number is None else round(number, digits)

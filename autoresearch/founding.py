@@ -1,0 +1,125 @@
+"""How a study begins: what it optimises is pinned, from committed code, once and for all."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from autoresearch.config import Config
+from autoresearch.constants import constants_of
+from autoresearch.errors import UsageError
+from autoresearch.experiment import Candidate, Worker
+from autoresearch.files import refuse_network_filesystem
+from autoresearch.history import BASELINE
+from autoresearch.patch import check_syntax, normal_digest
+from autoresearch.store import Store, StudyRow
+from autoresearch.study import Study, sha256, state_folder
+from autoresearch.target import FILE_NAME, Target
+from autoresearch.workspace import Workspace
+
+
+def default_tag(now: float) -> str:
+    """Return the tag of a study begun now: nov22."""
+    return datetime.fromtimestamp(now, UTC).astimezone().strftime("%b%d").lower()
+
+
+def create_study(
+    folder: Path, config: Config, tag: str, workers: Sequence[Worker], seed: int, now: float
+) -> Study:
+    """Begin a study from the committed code of a folder, and return it.
+
+    Pins target, protected files and base commit. Raises UsageError where the code is dirty, missing
+    or no text. Killed in the middle, it can be called again.
+    """
+    kinds = [kind for kind, _ in Counter(worker.kind for worker in workers).most_common()]
+    target = config.target.resolve(kinds)
+    workspace = Workspace(folder, tag)
+    base = workspace.head()
+    _check_committed(workspace, base, target)
+    files = workspace.read_text(base, target.editable)
+    problem = check_syntax(files)
+    if problem:
+        raise UsageError(f"the baseline does not parse: {problem.detail}", "commit a working version first")
+    state = state_folder(folder, config.state_dir) / tag
+    _make_state_folder(state)
+    refuse_network_filesystem(state)
+    protected = _pin_protected(workspace, base, target, state / "protected")
+    workspace.point(workspace.ref(BASELINE), base)
+    store = Store(state / "study.db")
+    if not store.exists():
+        row = StudyRow(
+            tag=tag,
+            created_at=now,
+            goal=target.goal,
+            target=asdict(target),
+            kinds=tuple(kinds),
+            base_commit=base,
+            protected_sha256=protected,
+            seed=seed,
+            request="none",
+            outcome=None,
+        )
+        constants = constants_of(files, target.profile)
+        baseline = Candidate(files=files, digest=normal_digest(files))
+        store.create_study(row, baseline, constants, config.judging.baseline_runs, now)
+    return Study(folder, tag, state, store)
+
+
+def _check_committed(workspace: Workspace, base: str, target: Target) -> None:
+    paths = [*target.editable, *target.protected]
+    missing = workspace.missing(base, paths)
+    if missing:
+        there = (workspace.folder / missing[0]).exists()
+        what = "is not committed" if there else "does not exist"
+        way = f"run `git add {missing[0]} && git commit`" if there else f"correct target in {FILE_NAME}"
+        raise UsageError(f"{missing[0]} {what}, and a study starts from committed code", way)
+    dirty = workspace.dirty(paths)
+    if dirty:
+        names = ", ".join(dirty[:3]) + (" ..." if len(dirty) > 3 else "")
+        raise UsageError(
+            f"uncommitted changes in {names}; a study starts from committed code",
+            "commit or stash them first",
+        )
+
+
+def _make_state_folder(state: Path) -> None:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        (state.parent / ".gitignore").write_text("*\n")
+        (state / "runs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {state}: {error.strerror}",
+            f"make the folder writable, or set state_dir in {FILE_NAME} to one that is",
+        ) from error
+
+
+def _pin_protected(workspace: Workspace, base: str, target: Target, root: Path) -> str:
+    """Copy the protected files of a commit, list their digests, and return the list's digest."""
+    pinned = {}
+    for name in workspace.list_files(base, target.protected) if target.protected else []:
+        content = workspace.read(base, name)
+        pinned[name] = sha256(content)
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.chmod(0o644)
+        path.write_bytes(content)
+        path.chmod(0o444)
+    root.mkdir(exist_ok=True)
+    listing = json.dumps(pinned, indent=1, sort_keys=True).encode()
+    (root / "protected.json").write_bytes(listing)
+    return sha256(listing)
+
+
+def same_target(study: Study, config: Config) -> str | None:
+    """Return None where the configuration still describes the study's target, else what differs."""
+    wanted = asdict(config.target.resolve(study.row.kinds))
+    for key, pinned in asdict(study.target).items():
+        if wanted[key] != pinned:
+            return f"target.{key}"
+    return None

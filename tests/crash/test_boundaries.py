@@ -1,0 +1,124 @@
+"""A death before or after every single effect: each is tried in turn, none may matter.
+
+Where random kills seldom hit (between a claim and the start of its job, between the store and git),
+this one goes on purpose: every dispatcher dies around its first effects, and the next goes on, until the
+study is complete one effect at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Lab, set_x, target
+
+from autoresearch.budget import Budget
+from autoresearch.executors.local import LocalExecutor, slots
+from autoresearch.experiment import OVER, RunState
+from autoresearch.study import Study, open_study, state_folder
+
+pytestmark = pytest.mark.slow
+SCRIPT = [set_x(1.5), set_x(3.0), set_x(2.5)]
+
+
+class Killed(BaseException):
+    """The dispatcher is gone: nothing may catch this."""
+
+
+class Fuse:
+    """Dies at the n-th effect, counted over everything that carries it."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def burn(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+class Tripwire:
+    """Stands before an object and burns the fuse around each of the named methods."""
+
+    def __init__(self, inner: Any, fuse: Fuse, methods: set[str], *, after: bool) -> None:
+        self._inner, self._fuse, self._methods, self._after = inner, fuse, methods, after
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in self._methods:
+            return found
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if not self._after:
+                self._fuse.burn()
+            result = found(*args, **kwargs)
+            if self._after:
+                self._fuse.burn()
+            return result
+
+        return wrapped
+
+
+EFFECTS = {
+    "store": {
+        "add_proposals",
+        "admit",
+        "refuse",
+        "set_commit",
+        "decide",
+        "queue_run",
+        "claim",
+        "mark_running",
+        "close_run",
+    },
+    "workspace": {"publish", "advance"},
+    "executor": {"submit", "fetch"},
+    "preflight": {"start", "forget"},
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_death_at_every_effect_is_survived(lab: Lab, tmp_path: Path, after: bool) -> None:
+    journal = tmp_path / "journal"
+    checked = target(env={"JOURNAL": str(journal)}, preflight="{python} {protected}/fake_training.py")
+    config = lab.config(target=checked, budget=Budget(experiments=len(SCRIPT)))
+    study: Study = lab.study(config)
+    deaths = 0
+    for life in range(400):
+        fuse = Fuse(1 + life % 4)  # some lives get no effect done, some three
+        study = open_study(lab.folder, state_folder(lab.folder))
+        dispatcher = lab.dispatcher(SCRIPT, config, study)
+        executor = LocalExecutor(study.runs_folder, slots(config.pool))
+        executor.poll_seconds = 0.02
+        dispatcher._executor = Tripwire(executor, fuse, EFFECTS["executor"], after=after)
+        dispatcher._preflight = Tripwire(dispatcher._preflight, fuse, EFFECTS["preflight"], after=after)
+        dispatcher._store = Tripwire(study.store, fuse, EFFECTS["store"], after=after)
+        study._workspace = Tripwire(study.workspace, fuse, EFFECTS["workspace"], after=after)
+        try:
+            with study.dispatching():
+                finish = dispatcher.run()
+        except Killed:
+            deaths += 1
+            study.close()
+            continue
+        assert finish.complete
+        break
+    assert deaths > 20
+    runs = list(study.store.history().all_runs())
+    assert all(run.state in OVER for run in runs)
+    assert Counter(run.state for run in runs) == {RunState.FINISHED: len(runs)}
+    started = Counter(
+        line.split()[1] for line in journal.read_text().splitlines() if line.startswith("start")
+    )
+    assert set(started.values()) == {1}
+    assert {name.rsplit("-a", 1)[0] for name in started} == {f"t-{run.id}" for run in runs}
+    assert len(started) == len(runs), "every run was executed exactly once"
+    experiments = study.store.history().experiments
+    assert [e.hypothesis for e in experiments.values()] == ["baseline", "X 1.5", "X 3", "X 2.5"]
+    for experiment in experiments.values():
+        assert study.workspace.resolve(study.workspace.ref(experiment.id)) == experiment.commit
+    print(
+        f"\n{deaths} deaths {'after' if after else 'before'} an effect, {len(runs)} runs, each executed once"
+    )

@@ -1,0 +1,43 @@
+"""A new folder becomes a results table, with real training, by the real command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_an_empty_folder_becomes_a_results_table(tmp_path: Path, cli: Cli, cache: Path) -> None:
+    """As `make run` does, with a tenth of its training: scaffold, measure, judge, report."""
+    pytest.importorskip("optuna", reason="the sweep agent needs autoresearch[sweep]")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    environment = {"AUTORESEARCH_CACHE": str(cache)}
+    made = cli("init", cwd=folder, env=environment)
+    assert made.returncode == 0, made.stderr
+    config = folder / "autoresearch.yaml"
+    config.write_text(config.read_text().replace("{cpu: 20, gpu: 300}", "{cpu: 2, gpu: 300}"))
+    done = cli("run", "--experiments", "3", cwd=folder, env=environment, timeout=500)
+    assert done.returncode == 0, done.stderr
+    status = json.loads(cli("status", "--json", cwd=folder).stdout)
+    assert (status["experiments"], status["verdicts"]["crash"]) == (3, 0)
+    assert status["verdicts"]["keep"] + status["verdicts"]["discard"] == 4
+    assert 1.7 < status["best"]["value"] < 2.6
+    assert status["noise"] > 0
+    with (folder / "results.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert rows[0]["description"] == "baseline"
+    assert len(rows) == 4
+    assert all(re.fullmatch(r"\d\.\d{6}", row["val_bpb"]) for row in rows)
+    shown = json.loads(cli("show", "e0001", "--json", cwd=folder).stdout)
+    assert {run["kind"] for run in shown["runs"]} == {"cpu"}
+    assert len({run["value"] for run in shown["runs"]}) == 3, "three seeds, three values"
+    assert (folder / "progress.png").stat().st_size > 10_000
