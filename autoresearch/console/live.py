@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from autoresearch.console import text
 from autoresearch.console.look import Line, Look, Note
-from autoresearch.experiment import RunState
 
 STYLES = {
     "keep": "green",
@@ -20,7 +19,6 @@ STYLES = {
 }
 VERDICT_STYLES = {"keep": "green", "crash": "red", "discard": "dim", "open": "cyan"}
 BAR_CELLS = 10
-HEAD_LINES = 9  # of the screen, beside workers and notes
 
 
 class Screen:
@@ -32,91 +30,107 @@ class Screen:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield header, workers and notes, as many of each as fit the height."""
-        pm = "±" if console.encoding.lower().startswith("utf") else "+-"
-        yield from _head(self._look, pm, options.max_width)
-        height = options.size.height
-        notes = self._look.notes[-max(1, min(5, height - HEAD_LINES - len(self._look.lines))) :]
-        room = max(2, height - HEAD_LINES - len(notes))
-        yield _workers(self._look.lines[:room], ascii_only=not pm.startswith("±"))
-        if len(self._look.lines) > room:
-            yield Text(f"... and {len(self._look.lines) - room} more workers", style="dim")
+        unicode = console.encoding.lower().startswith("utf")
+        drawing = _Drawing(unicode=unicode, width=options.max_width)
+        head = drawing.head(self._look)
+        rows = self._look.lines
+        room = options.size.height - len(head) - 3  # the table's header, a blank line, the footer
+        notes = self._look.notes[-max(1, min(5, room - len(rows))) :]
+        room -= len(notes)
+        shown = rows if len(rows) <= room else rows[: max(1, room - 1)]
+        yield from head
+        yield drawing.workers(shown)
+        if len(rows) > len(shown):
+            yield Text(f"and {len(rows) - len(shown)} more workers", style="dim")
         yield Text()
-        yield from (_note(note) for note in notes)
-        yield Text(self._footer, style="dim", no_wrap=True, overflow="ellipsis")
+        yield from (drawing.note(note) for note in notes)
+        yield drawing.line((self._footer, "dim"))
 
 
-def _head(look: Look, pm: str, width: int) -> list[Text]:
-    view = look.overview
-    left, right = f"{look.tag}  {look.target}", f"{look.pool}   {look.agent}   {text.elapsed(look)}"
-    gap = max(3, width - len(left) - len(right))
-    lines = [_line((left, "bold"), (" " * gap + right, ""))]
-    best = view.best
-    if best and best.value is not None:
-        shown = [("best    ", "dim"), (text.value(best.value, best.standard_error, pm=pm), "bold green")]
-        rest = f"   {best.experiment}   {text.gain(best, view.baseline)}"
-        if view.baseline and best.experiment != view.baseline.experiment:
-            rest += f"   {best.hypothesis}"
-        lines.append(_line(*shown, (rest, "")))
-    else:
-        lines.append(_line(("best    ", "dim"), ("the baseline is being measured", "")))
-    busy = f"{view.in_flight} of {look.workers} busy   {view.queued} queued"
-    if view.useful is not None and view.runs_per_hour is not None:
-        busy = f"{100 * view.useful:.0f} % useful   {view.runs_per_hour:.0f} runs/h   " + busy
-    lines.append(_line(("pool    ", "dim"), (busy, "")))
-    if text.money(look):
-        lines.append(_line(("spent   ", "dim"), (text.money(look), "")))
-    noise = f"   noise of one run {pm}{text.short(view.noise.sigma)}" if view.noise else ""
-    lines.append(_line(("so far  ", "dim"), (text.counts(look) + noise, "")))
-    lines.append(Text())
-    return lines
+class _Drawing:
+    """The parts of the screen for one kind of terminal."""
 
+    def __init__(self, *, unicode: bool, width: int) -> None:
+        self._unicode = unicode
+        self._width = width
+        self._overflow: OverflowMethod = "ellipsis" if unicode else "crop"
+        self._pm = "±" if unicode else "+-"
 
-def _line(*parts: tuple[str, str]) -> Text:
-    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+    def line(self, *parts: tuple[str, str]) -> Text:
+        """Return (text, style) parts on one line, cut at the end."""
+        return Text.assemble(*parts, no_wrap=True, overflow=self._overflow)
 
+    def head(self, look: Look) -> list[Text]:
+        """Return the lines that say how good it is, how busy, and what was spent."""
+        view, best = look.overview, look.overview.best
+        lines = [self.line(*self._title(look))]
+        if best and best.value is not None:
+            about = f"   {best.experiment}   {text.gain(best, view.baseline)}"
+            if view.baseline and best.experiment != view.baseline.experiment:
+                about += f"   {best.hypothesis}"
+            shown = text.value(best.value, best.standard_error, pm=self._pm)
+            lines.append(self.line(("best    ", "dim"), (shown, "bold green"), (about, "")))
+        else:
+            lines.append(self.line(("best    ", "dim"), ("the baseline is being measured", "")))
+        busy = f"{view.in_flight} of {look.workers} busy   {view.queued} queued"
+        if view.useful is not None and view.runs_per_hour is not None:
+            busy = f"{100 * view.useful:.0f} % useful   {view.runs_per_hour:.0f} runs/h   {busy}"
+        if view.noise:
+            busy += f"   noise {self._pm}{text.short(view.noise.sigma)}"
+        lines.append(self.line(("pool    ", "dim"), (busy, "")))
+        if text.money(look):
+            lines.append(self.line(("spent   ", "dim"), (text.money(look), "")))
+        lines.append(self.line(("so far  ", "dim"), (text.counts(look), "")))
+        return [*lines, Text()]
 
-def _workers(lines: tuple[Line, ...], *, ascii_only: bool) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim", show_edge=False)
-    for name, justify in (("worker", "left"), ("run", "left"), ("for", "left"), ("progress", "left")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for name in ("loss", "vs best"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("hypothesis", ratio=1, no_wrap=True, overflow="ellipsis")
-    for line in lines:
-        table.add_row(
-            Text(line.worker),
-            Text(line.run, style="cyan"),
-            Text(line.purpose),
-            Text(_bar(line, ascii_only=ascii_only)),
-            Text(f"{line.loss:.3f}" if line.loss is not None else "", style="dim"),
-            Text(text.signed(line.against_best, 3), style="dim"),
-            Text(line.hypothesis),
-        )
-    return table
+    def _title(self, look: Look) -> list[tuple[str, str]]:
+        """Return tag and target on the left, pool, agent and time on the right; the target is cut first."""
+        right = f"{look.pool}   {look.agent}   {text.elapsed(look)}"
+        left = f"{look.tag}  {look.target}"
+        gap = self._width - len(left) - len(right)
+        if gap < 3:
+            left, gap = left[: max(len(look.tag), self._width - len(right) - 3)], 3
+        return [(left, "bold"), (" " * gap + right, "")]
 
+    def workers(self, lines: tuple[Line, ...]) -> Table:
+        """Return the table of what runs."""
+        table = Table(box=None, padding=(0, 1, 0, 0), expand=True, header_style="dim", show_edge=False)
+        for name in ("worker", "run", "for", "progress"):
+            table.add_column(name, no_wrap=True)
+        for name in ("loss", "vs best"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("hypothesis", ratio=1, no_wrap=True, overflow=self._overflow)
+        for line in lines:
+            table.add_row(
+                Text(line.worker),
+                Text(line.run, style="cyan"),
+                Text(line.purpose),
+                Text(self._bar(line)),
+                Text(f"{line.loss:.3f}" if line.loss is not None else "", style="dim"),
+                Text(text.signed(line.against_best, 3), style="dim"),
+                Text(line.hypothesis),
+            )
+        return table
 
-def _bar(line: Line, *, ascii_only: bool) -> str:
-    if line.share is None:
-        return "starting" if line.state in {RunState.SUBMITTING, RunState.RUNNING} else ""
-    full, empty = ("#", "-") if ascii_only else ("█", "░")
-    filled = round(line.share * BAR_CELLS)
-    if line.share >= 0.999:
-        return full * BAR_CELLS + " eval"
-    return full * filled + empty * (BAR_CELLS - filled) + f" {100 * line.share:3.0f} %"
+    def _bar(self, line: Line) -> str:
+        if line.share is None:
+            return "starting"
+        full, empty = ("█", "░") if self._unicode else ("#", "-")
+        filled = round(line.share * BAR_CELLS)
+        if line.share >= 0.999:
+            return full * BAR_CELLS + " eval"
+        return full * filled + empty * (BAR_CELLS - filled) + f" {100 * line.share:3.0f} %"
 
-
-def _note(note: Note) -> Text:
-    style = STYLES.get(note.kind, "")
-    return _line(
-        (f"{text.clock_time(note.at)}  ", "dim"),
-        (f"{note.kind:<8} {note.subject:<7} ", style),
-        (note.text, "dim"),
-    )
+    def note(self, note: Note) -> Text:
+        """Return one line of what happened."""
+        style = STYLES.get(note.kind, "")
+        what = f"{note.kind:<8} {note.subject:<7} "
+        return self.line((f"{text.clock_time(note.at)}  ", "dim"), (what, style), (note.text, "dim"))
 
 
 def results_table(rows: list[dict[str, str]], columns: list[str]) -> Table:
     """Return a table of results; the last column is cut first, numbers never."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), expand=True, header_style="dim", show_edge=False)
     for i, name in enumerate(columns):
         if i == len(columns) - 1:
             table.add_column(name, ratio=1, no_wrap=True, overflow="ellipsis")

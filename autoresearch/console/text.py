@@ -35,7 +35,8 @@ def duration(seconds: float) -> str:
         return f"{max(0, seconds):.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{int(seconds // 3600)}h{int(seconds % 3600 // 60):02d}"
+    hours, minutes = divmod(int(seconds // 60), 60)
+    return f"{hours}h{minutes:02d}" if minutes else f"{hours}h"
 
 
 def clock_time(at: float) -> str:
