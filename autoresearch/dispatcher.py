@@ -2,41 +2,35 @@
 
 Everything it does is an action of `plan`, performed by one method each; it keeps nothing in memory
 that another dispatcher could not read from the store, git, or the executor. Only two things run
-beside it: the agent, in a thread, and preflight, in processes of its own.
+beside it: the agent (`asking`), and preflight, in processes of its own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
+from autoresearch.asking import Asking, Spawn, in_a_thread
 from autoresearch.brief import MAX_REFUSED, Brief, build_brief
 from autoresearch.config import Config
 from autoresearch.constants import constants_of
-from autoresearch.errors import AgentError, PoolError
+from autoresearch.errors import PoolError
 from autoresearch.experiment import (
     Candidate,
     Failure,
     FailureKind,
     Files,
-    JobResult,
     Proposal,
     Refusal,
     Run,
     RunState,
     Verdict,
 )
-from autoresearch.files import read_tail
 from autoresearch.history import BASELINE
 from autoresearch.judging.policy import Decide, Order
-from autoresearch.logparse import MARKER, TAIL_BYTES, Report, parse_report
+from autoresearch.outcome import read_outcome
 from autoresearch.patch import admit, apply_edits
 from autoresearch.plan import (
     MAX_LOSSES,
@@ -55,7 +49,7 @@ from autoresearch.plan import (
     Submit,
     plan,
 )
-from autoresearch.protocols import Agent, Clock, Executor, Policy, Reply
+from autoresearch.protocols import Agent, Clock, Executor, Policy
 from autoresearch.study import Study
 from autoresearch.workspace import Commit
 
@@ -63,7 +57,6 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 UNLIMITED = 1_000_000
-AGENT_REST_SECONDS = (5.0, 30.0, 120.0, 300.0)  # after the first, second, ... failure in a row
 
 
 class Preflight(Protocol):
@@ -90,16 +83,6 @@ class Preflight(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _AgentState:
-    """The agent's side of the loop: what was asked, and how it fares."""
-
-    asked: list[tuple[int, Future[Reply]]] = field(default_factory=list)
-    failures: int = 0
-    rests_until: float = 0.0
-    gone: bool = False
-
-
 class Dispatcher:
     """Runs a study until its end, a ceiling, or a request to stop."""
 
@@ -115,12 +98,13 @@ class Dispatcher:
         clock: Clock,
         instructions: Callable[[], str] = str,
         on_turn: Callable[[Snapshot], None] | None = None,
+        spawn: Spawn = in_a_thread,
     ) -> None:
         """Put the parts together; nothing happens before `run`."""
         self._study = study
         self._store = study.store
         self._config = config
-        self._agent = agent
+        self._asking = Asking(agent, study.store, clock, spawn)
         self._executor = executor
         self._policy = policy
         self._preflight = preflight
@@ -129,7 +113,6 @@ class Dispatcher:
         self._on_turn = on_turn
         # checks that may run at once beside the workers
         self._admissions = max(1, (os.cpu_count() or 1) // 4) if preflight else UNLIMITED
-        self._agent_state = _AgentState()
         self._asked_for: Request | None = None  # set by signal handlers, which must not touch the store
         self._leaving = False
         self._seen_at = 0.0
@@ -178,7 +161,7 @@ class Dispatcher:
             self._store.set_request(self._asked_for, self._clock.now())
             self._asked_for = None
         self._heartbeat()
-        self._receive()
+        self._asking.receive()
         snapshot = self.snapshot()
         if self._on_turn:
             self._on_turn(snapshot)
@@ -207,67 +190,15 @@ class Dispatcher:
             proposals=proposals,
             admitting=self._preflight.running(numbers) if self._preflight else frozenset(),
             admissions=self._admissions,
-            asked=sum(n for n, _ in self._agent_state.asked),
+            asked=self._asking.asked,
             barren=self._store.barren(),
-            agent_resting=now < self._agent_state.rests_until,
-            agent_gone=self._agent_state.gone,
+            agent_resting=self._asking.resting(now),
+            agent_gone=self._asking.gone,
             backlog=len(workers) if backlog is None else backlog,
             budget=self._config.budget,
             usage=self._store.usage(now, study.worst_seconds),
             worst_seconds=study.worst_seconds,
             request=Request(self._store.study().request),
-        )
-
-    # -- the agent -------------------------------------------------------------------------------
-
-    def _receive(self) -> None:
-        """Take in what the agent has answered."""
-        waiting = []
-        for n, future in self._agent_state.asked:
-            if not future.done():
-                waiting.append((n, future))
-                continue
-            try:
-                self._take(future.result())
-            except AgentError as error:
-                self._rest(error)
-        self._agent_state.asked = waiting
-
-    def _take(self, reply: Reply) -> None:
-        now = self._clock.now()
-        state = self._agent_state
-        state.failures = 0
-        numbers = self._store.add_proposals(reply.proposals, now)
-        if reply.notes:
-            self._store.record("noted", "", {"notes": reply.notes, "proposals": numbers}, now)
-        if not reply.proposals:
-            self._rest(AgentError("it proposed nothing"))
-
-    def _rest(self, error: AgentError) -> None:
-        """Pause the agent after a failure, the longer the more there were in a row."""
-        state, now = self._agent_state, self._clock.now()
-        state.gone = not error.retryable or state.failures >= len(AGENT_REST_SECONDS)
-        if not state.gone:
-            state.rests_until = now + AGENT_REST_SECONDS[state.failures]
-        state.failures += 1
-        log.warning("agent failed: %s; asked again: %s", error.message, not state.gone)
-        self._store.record("agent_failed", "", {"reason": error.message, "gone": state.gone}, now)
-
-    def _brief(self, snapshot: Snapshot) -> Brief:
-        incumbent = snapshot.history.incumbent()
-        return build_brief(
-            snapshot.history,
-            study=self._study.tag,
-            metric=self._study.target.metric.name,
-            profile=self._study.target.profile,
-            instructions=self._instructions(),
-            files=self._study.files(incumbent.id if incumbent else BASELINE),
-            baseline_files=self._study.files(BASELINE),
-            refused=self._store.refusals(MAX_REFUSED),
-            budget=snapshot.budget,
-            usage=snapshot.usage,
-            serial=self._store.proposal_count(),
-            seed=self._study.row.seed,
         )
 
     # -- actions ---------------------------------------------------------------------------------
@@ -288,7 +219,7 @@ class Dispatcher:
             case Admit():
                 self._admit(next(p for p in snapshot.proposals if p.number == action.proposal))
             case Ask():
-                self._ask(action.n, snapshot)
+                self._asking.ask(self._brief(snapshot), action.n)
             case Decide():
                 self._decide(action, now)
             case Order():
@@ -327,18 +258,9 @@ class Dispatcher:
         if ended.cancelled:
             self._store.requeue(run, lost=False, reason="interrupted", now=now)
             return
-        content = read_tail(Path(ended.log), TAIL_BYTES)
-        target = self._study.target
-        report = parse_report(
-            content,
-            metric=target.metric.name,
-            exit_code=ended.exit_code,
-            timed_out=ended.timed_out,
-            editable=target.editable,
-        )
-        if target.score == "harness" and report.facts is None:
-            report = _without_harness(report, ended)
-        if report.machine_fault and report.failure:
+        outcome = read_outcome(ended, self._study.target)
+        report = outcome.report
+        if report.machine_fault:
             self._lose(run, str(report.failure), now)
             return
         self._store.close_run(
@@ -346,12 +268,12 @@ class Dispatcher:
             measurement=report.measurement,
             failure=report.failure,
             facts=report.facts,
-            log_sha256=hashlib.sha256(content).hexdigest(),
+            log_sha256=outcome.log_sha256,
             started_at=ended.started_at,
             ended_at=ended.ended_at,
             now=now,
         )
-        log.info("run %s ended: %s", run.id, report.failure or run.value or report.measurement)
+        log.info("run %s ended: %s", run.id, report.failure or report.measurement)
 
     def _end_job(self, action: Requeue | GiveUp | Cancel, now: float) -> None:
         run = self._store.run(action.run)
@@ -429,41 +351,25 @@ class Dispatcher:
             return Refusal(reason="parent", detail=f"there is no experiment {proposal.parent}")
         return admit(proposal, self._study.files(parent.id), self._store.tried_digests())
 
-    def _ask(self, n: int, snapshot: Snapshot) -> None:
-        """Ask in a thread of its own: the pool works on meanwhile, and an exit does not wait for it."""
-        brief = self._brief(snapshot)
-        future: Future[Reply] = Future()
-
-        def answer() -> None:
-            try:
-                future.set_result(self._agent.propose(brief, n))
-            except AgentError as error:
-                future.set_exception(error)
-            except Exception as error:
-                log.exception("the agent broke")
-                future.set_exception(AgentError(f"{type(error).__name__}: {error}"))
-            self._clock.wake()
-
-        self._agent_state.asked.append((n, future))
-        threading.Thread(target=answer, name="agent", daemon=True).start()
+    def _brief(self, snapshot: Snapshot) -> Brief:
+        incumbent = snapshot.history.incumbent()
+        return build_brief(
+            snapshot.history,
+            study=self._study.tag,
+            metric=self._study.target.metric.name,
+            profile=self._study.target.profile,
+            instructions=self._instructions(),
+            files=self._study.files(incumbent.id if incumbent else BASELINE),
+            baseline_files=self._study.files(BASELINE),
+            refused=self._store.refusals(MAX_REFUSED),
+            budget=snapshot.budget,
+            usage=snapshot.usage,
+            serial=self._store.proposal_count(),
+            seed=self._study.row.seed,
+        )
 
     def _heartbeat(self) -> None:
         now = self._clock.now()
         if now - self._seen_at >= HEARTBEAT_SECONDS:
             self._store.touch_session(self._session, now)
             self._seen_at = now
-
-
-def _without_harness(report: Report, ended: JobResult) -> Report:
-    """Return what a job reports whose log has no machine line of the harness.
-
-    The harness writes one whatever training does, so without it the harness itself was killed or
-    could not start: the machine's fault. What training printed of itself is not believed.
-    """
-    if ended.timed_out:
-        return report
-    if ended.exit_code == 0:
-        said = Failure(kind=FailureKind.NO_RESULT, message=f"the log has no line `{MARKER.strip()} ...`")
-        return Report(failure=said)
-    detail = f": {report.failure}" if report.failure and report.failure.exception else ""
-    return Report(failure=Failure(kind=FailureKind.LOST, message=f"the harness ended early{detail}"))

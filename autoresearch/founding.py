@@ -101,7 +101,8 @@ def _make_state_folder(state: Path) -> None:
 def _pin_protected(workspace: Workspace, base: str, target: Target, root: Path) -> str:
     """Copy the protected files of a commit, list their digests, and return the list's digest."""
     pinned = {}
-    for name in workspace.list_files(base, target.protected) if target.protected else []:
+    listed = workspace.list_files(base, target.protected) if target.protected else []
+    for name in (name for name in listed if name not in target.editable):
         content = workspace.read(base, name)
         pinned[name] = sha256(content)
         path = root / name

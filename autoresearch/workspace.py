@@ -58,8 +58,10 @@ class Workspace:
         return _git(self._top, "rev-parse", "--verify", "HEAD^{commit}", hint=_NO_COMMIT).strip()
 
     def dirty(self, paths: Sequence[str]) -> list[str]:
-        """Return those of the paths that differ from HEAD or are not in it."""
-        listed = _git(self._top, "status", "--porcelain", "-z", "--", *self._full(paths))
+        """Return those of the paths, or of the files below them, that differ from HEAD."""
+        listed = _git(
+            self._top, "status", "--porcelain", "-z", "--untracked-files=no", "--", *self._full(paths)
+        )
         return [entry[3:].removeprefix(self._prefix) for entry in listed.split("\0") if len(entry) > 3]
 
     def missing(self, commit: str, paths: Sequence[str]) -> list[str]:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab, git
-from test_cli import CONFIG
 from typer.testing import CliRunner
 
 from autoresearch.cli import app
+from lab import Lab, git
+from test_cli import CONFIG
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from builders import baseline, experiment, history, run
 
 from autoresearch.brief import MAX_REFUSED, MAX_TRIED, Brief, Refused, build_brief
 from autoresearch.budget import Budget, Usage
 from autoresearch.experiment import Experiment, Goal, Purpose, Run, RunState, Verdict
 from autoresearch.history import History
+from builders import baseline, experiment, history, run
 
 
 def brief(past: History, refused: int = 0) -> Brief:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import ROOT, Lab, git, set_x
 from typer.testing import CliRunner
 
 from autoresearch.budget import Budget
 from autoresearch.cli import app
 from autoresearch.experiment import Verdict
+from lab import ROOT, Lab, git, set_x
 
 CONFIG = """
 target:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 
 import pytest
-from builders import baseline, experiment, history, run
-from lab import Lab, set_x
 from rich.console import Console
 
 from autoresearch.budget import Budget, Usage
@@ -15,6 +13,8 @@ from autoresearch.console.live import Screen, results_table
 from autoresearch.console.look import Line, Look, Note, Watcher
 from autoresearch.experiment import Purpose, RunState, Verdict
 from autoresearch.report import overview
+from builders import baseline, experiment, history, run
+from lab import Lab, set_x
 
 LONG = "widen the model and warm the learning rate down over the last six tenths of the budget"
 

@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from lab import Lab, git, set_x, target
 
 from autoresearch.brief import Brief
 from autoresearch.budget import Budget
@@ -25,6 +24,7 @@ from autoresearch.plan import Request
 from autoresearch.protocols import Reply
 from autoresearch.report import results_tsv
 from autoresearch.study import open_study, state_folder
+from lab import Lab, git, set_x, target
 
 
 def states(study: object) -> Counter[RunState]:
@@ -243,7 +243,7 @@ class Moody:
 def test_an_agent_that_fails_is_asked_again_and_never_ends_the_study(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoresearch.dispatcher.AGENT_REST_SECONDS", (0.05, 0.05, 0.05))
+    monkeypatch.setattr("autoresearch.asking.REST_SECONDS", (0.05, 0.05, 0.05))
     agent = Moody([AgentError("overloaded"), ValueError("a bug in the agent")])
     study, finish = lab.run([], agent=agent)
     assert study.store.history().proposed() == 1
@@ -255,7 +255,7 @@ def test_an_agent_that_fails_is_asked_again_and_never_ends_the_study(
 def test_an_agent_that_only_fails_is_given_up_and_the_study_ends(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoresearch.dispatcher.AGENT_REST_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("autoresearch.asking.REST_SECONDS", (0.01, 0.01))
     study, finish = lab.run([], agent=Moody([AgentError("no")] * 99))
     assert finish.reason == "the agent has stopped proposing"
     assert study.store.experiment(BASELINE).verdict is Verdict.KEEP, "the pool worked on"

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from builders import CPUS, baseline, experiment, history, run, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +40,7 @@ from autoresearch.plan import (
     Submit,
     plan,
 )
+from builders import CPUS, baseline, experiment, history, run, snapshot
 
 POLICY = ConfirmPolicy(Judging())
 POOL = (

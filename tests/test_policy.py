@@ -6,12 +6,12 @@ import random
 from dataclasses import replace
 
 import pytest
-from builders import baseline, experiment, history, run
 
 from autoresearch.config import Judging
 from autoresearch.experiment import FailureKind, Goal, Purpose, RunState, Verdict
 from autoresearch.judging.policy import ConfirmPolicy, Decide, Order
 from autoresearch.judging.statistics import best_estimate, estimate, noise
+from builders import baseline, experiment, history, run
 
 POLICY = ConfirmPolicy(Judging())
 

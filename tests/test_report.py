@@ -6,11 +6,11 @@ import csv
 import io
 
 import pytest
-from builders import baseline, experiment, history, run
 
 from autoresearch.budget import Budget, Usage, may_start, room_for_experiments
 from autoresearch.experiment import FailureKind, Goal, Purpose, RunState, Verdict
 from autoresearch.report import overview, results, results_tsv
+from builders import baseline, experiment, history, run
 
 PAST = (
     *baseline(1.0, 1.2),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lab import git
 
 from autoresearch.errors import StorageError, UsageError
 from autoresearch.workspace import Commit, Workspace
+from lab import git
 
 
 @pytest.fixture

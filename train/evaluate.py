@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prepare
+from corpus import token_bytes
 
 ROWS_PER_BATCH_TOKENS = 65_536  # bounds the memory of a batch of logits
 CPU_BATCH_TOKENS = 4_096
@@ -129,7 +130,7 @@ def main() -> None:
     answer: dict[str, object]
     try:
         rows = prepare.evaluation_rows(prepare.load_rows("val"))
-        lengths = prepare.token_bytes(prepare.load_tokenizer())
+        lengths = token_bytes(prepare.load_tokenizer())
         model = load_model(script, weights, device)
         value = bits_per_byte(model, rows, lengths, device)
         answer = {

@@ -1,6 +1,6 @@
 """The training child: loads torch and the protected modules, starts the clock, runs train.py.
 
-Protected. Started by harness.py as `python launch.py TRAIN_PY READY_FD`. The seed is set and the
+Protected. Started by the harness as `python launch.py TRAIN_PY READY_FD`. The seed is set and the
 budget's clock starts here, before a line of edited code has run; READY_FD then carries this
 process's CPU seconds so far to the harness, which charges only what follows.
 

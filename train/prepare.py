@@ -1,4 +1,4 @@
-"""Corpus, tokenizer, token rows, dataloader and the budget's clock. Protected: agents never edit it.
+"""Prepared data, the dataloader and the budget's clock: what train.py imports. Protected.
 
     python prepare.py --profile cpu     # the committed State-of-the-Union text, 1,024-token BPE
     python prepare.py --profile gpu     # downloads climbmix shards, 8,192-token BPE
@@ -14,27 +14,26 @@ What it does not do: train, evaluate, or trust a file whose digest is not the pi
 from __future__ import annotations
 
 import argparse
-import base64
-import bisect
 import contextlib
 import fcntl
 import hashlib
 import json
-import lzma
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import corpus
+from corpus import CLIMBMIX_SHARDS, refuse, sha256_file
+
 if TYPE_CHECKING:
-    import tiktoken
     from torch import Tensor, nn
 
 # ---------------------------------------------------------------------------
@@ -59,19 +58,6 @@ PROFILES = {
     "gpu-sotu": Profile("gpu-sotu", "sotu", 8192, 2048, 131_072),
 }
 
-SPECIAL_TOKENS = ("<|bos|>", "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>")
-# GPT-4's split pattern with numbers in groups of at most two digits, which suits a small vocabulary.
-SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
-
-SOTU_ARCHIVE = Path(__file__).resolve().parent / "data" / "sotu.jsonl.xz"
-SOTU_TEXT_SHA256 = {
-    "archive": "bed83a5c61cc29221218d7c5ada6948fddc31039ba65e8e56e5105eebf82e5f0",
-    "train": "f6bb1625d31094ec04d5a47bbbbbfa639dfeb33beea3fe30f70fd7c92573b569",
-    "val": "84d52abb0954dab2035c3cab04359c01d2277617d20efdcd3a351c5fd96d77b2",
-}
 # sha256 of the prepared files. climbmix has none: its digests are recorded when it is prepared
 # and every later run is held to that record.
 PINNED = {
@@ -86,12 +72,6 @@ PINNED = {
         "val.bin": "e0c7d669b348bc34f86365b2c6c9fe0371540da131328e264c950463872c5e4f",
     },
 }
-
-CLIMBMIX_URL = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
-CLIMBMIX_LAST_SHARD = 6542  # pinned as the validation shard
-CLIMBMIX_SHARDS = 10  # training shards fetched by default, about 600 M tokens
-TOKENIZER_CHARS = 1_000_000_000  # characters of climbmix the tokenizer is trained on
-TOKENIZER_DOC_CHARS = 10_000
 
 
 # ---------------------------------------------------------------------------
@@ -147,17 +127,6 @@ def cache_dir() -> Path:
 # ---------------------------------------------------------------------------
 
 
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's content, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def refuse(message: str) -> SystemExit:
-    """Return the exit for data that is not what was pinned: one line, exit code 1."""
-    return SystemExit(f"prepare: {message}")
-
-
 def check(manifest: dict[str, Any], folder: Path) -> None:
     """Raise SystemExit unless every prepared file has the digest that was pinned or recorded."""
     for name, entry in manifest["files"].items():
@@ -189,189 +158,9 @@ def data_digest() -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-# ---------------------------------------------------------------------------
-# Corpora: iterators of documents
-# ---------------------------------------------------------------------------
-
-
-def sotu_documents(split: str) -> list[str]:
-    """Return the documents of a split of the committed text, checked against its digests."""
-    found = sha256_file(SOTU_ARCHIVE)
-    if found != SOTU_TEXT_SHA256["archive"]:
-        raise refuse(f"{SOTU_ARCHIVE} has sha256 {found[:12]}; it was changed, restore it with git")
-    with lzma.open(SOTU_ARCHIVE, "rt", encoding="utf-8", newline="\n") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
-    chosen = [text for i, text in enumerate(texts) if (i % 16 == 7) == (split == "val")]
-    found = hashlib.sha256("".join(chosen).encode()).hexdigest()
-    if found != SOTU_TEXT_SHA256[split]:
-        raise refuse(f"the {split} split has sha256 {found[:12]}, not the pinned one")
-    return chosen
-
-
-def download_climbmix(folder: Path, shards: int) -> None:
-    """Fetch the training shards and the validation shard into `folder`, skipping what is there."""
-    import requests
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in [*range(shards), CLIMBMIX_LAST_SHARD]:
-        target = folder / f"shard_{index:05d}.parquet"
-        for attempt in range(5):
-            if target.exists():
-                break
-            try:
-                with requests.get(f"{CLIMBMIX_URL}/{target.name}", stream=True, timeout=60) as answer:
-                    answer.raise_for_status()
-                    partial = target.with_suffix(f".{os.getpid()}.part")
-                    with partial.open("wb") as file:
-                        shutil.copyfileobj(answer.raw, file, 1 << 20)
-                    partial.rename(target)
-                print(f"prepare: fetched {target.name}", flush=True)
-            except requests.RequestException as error:
-                print(f"prepare: {target.name}: {error}; attempt {attempt + 1} of 5", flush=True)
-                time.sleep(2**attempt)
-        if not target.exists():
-            raise refuse(f"could not fetch {target.name}; try again, or use --profile gpu-sotu")
-
-
-def climbmix_documents(folder: Path, split: str, shards: int) -> Iterator[str]:
-    """Yield the documents of a split of climbmix, shard by shard."""
-    import pyarrow.parquet
-
-    indices = [CLIMBMIX_LAST_SHARD] if split == "val" else range(shards)
-    for index in indices:
-        file = pyarrow.parquet.ParquetFile(folder / f"shard_{index:05d}.parquet")
-        for group in range(file.num_row_groups):
-            yield from file.read_row_group(group, columns=["text"]).column("text").to_pylist()
-
-
-# ---------------------------------------------------------------------------
-# Tokenizer
-# ---------------------------------------------------------------------------
-
-
-def train_tokenizer(documents: Iterable[str], vocab_size: int) -> dict[str, Any]:
-    """Return a byte-pair tokenizer as plain data: pattern, merges in rank order, special tokens."""
-    import rustbpe
-
-    trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(iter(documents), vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN)
-    ranked = sorted(((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks()))
-    return {
-        "pattern": SPLIT_PATTERN,
-        "merges": [base64.b64encode(token).decode() for _, token in ranked],
-        "special": list(SPECIAL_TOKENS),
-    }
-
-
-def load_encoding(tokenizer: dict[str, Any]) -> tiktoken.Encoding:
-    """Return the tokenizer as a tiktoken encoding."""
-    import tiktoken
-
-    merges = [base64.b64decode(token) for token in tokenizer["merges"]]
-    return tiktoken.Encoding(
-        name="autoresearch",
-        pat_str=tokenizer["pattern"],
-        mergeable_ranks={token: rank for rank, token in enumerate(merges)},
-        special_tokens={name: len(merges) + i for i, name in enumerate(tokenizer["special"])},
-    )
-
-
 def load_tokenizer() -> dict[str, Any]:
     """Return the prepared tokenizer's data."""
     return json.loads((cache_dir() / "tokenizer.json").read_text())
-
-
-def token_bytes(tokenizer: dict[str, Any]) -> np.ndarray:
-    """Return the byte length of every token id, (vocab_size,) int32; special tokens count 0."""
-    lengths = [len(base64.b64decode(token)) for token in tokenizer["merges"]]
-    return np.array(lengths + [0] * len(tokenizer["special"]), dtype=np.int32)
-
-
-# ---------------------------------------------------------------------------
-# Rows
-# ---------------------------------------------------------------------------
-
-
-def stream_rows(
-    documents: Iterable[np.ndarray],  # each (n,) uint16, starting with <|bos|>
-    sequence_len: int,
-) -> Iterator[np.ndarray]:  # each (rows, sequence_len + 1) uint16
-    """Yield one document stream cut into rows that overlap by one token: no token is lost.
-
-    For long documents, where a row seldom holds a document's beginning.
-    """
-    stream = np.concatenate(list(documents))
-    count = (len(stream) - 1) // sequence_len
-    starts = np.arange(count)[:, None] * sequence_len
-    yield stream[starts + np.arange(sequence_len + 1)]
-
-
-def packed_rows(
-    documents: Iterable[np.ndarray],  # each (n,) uint16, starting with <|bos|>
-    sequence_len: int,
-    buffer_documents: int = 1000,
-    chunk_rows: int = 4096,
-) -> Iterator[np.ndarray]:  # each (rows, sequence_len + 1) uint16
-    """Yield rows that each begin with a document, packed by best fit, without padding.
-
-    Of the buffered documents the longest that fits goes next; where none fits, the shortest is
-    cropped to fill the row and its rest is dropped. For short documents.
-    """
-    source = iter(documents)
-    lengths: list[tuple[int, int]] = []  # (length, serial), sorted
-    held: dict[int, np.ndarray] = {}
-    serial = 0
-    chunk: list[np.ndarray] = []
-
-    def refill() -> None:
-        nonlocal serial
-        while len(lengths) < buffer_documents:
-            document = next(source, None)
-            if document is None:
-                return
-            bisect.insort(lengths, (len(document), serial))
-            held[serial] = document
-            serial += 1
-
-    while True:
-        row = np.empty(sequence_len + 1, dtype=np.uint16)
-        filled = 0
-        while filled < len(row):
-            refill()
-            if not lengths:  # the last, unfinished row is dropped
-                if chunk:
-                    yield np.stack(chunk)
-                return
-            room = len(row) - filled
-            fitting = bisect.bisect_right(lengths, (room, serial))
-            _, key = lengths.pop(fitting - 1 if fitting else 0)
-            piece = held.pop(key)[:room]
-            row[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        chunk.append(row)
-        if len(chunk) == chunk_rows:
-            yield np.stack(chunk)
-            chunk = []
-
-
-def encode_documents(
-    encoding: tiktoken.Encoding, documents: Iterable[str], batch: int = 1024
-) -> Iterator[np.ndarray]:
-    """Yield each document's token ids, (n,) uint16, with <|bos|> in front."""
-    bos = encoding.encode_single_token(SPECIAL_TOKENS[0])
-    pending: list[str] = []
-
-    def flush() -> Iterator[np.ndarray]:
-        threads = os.cpu_count() or 1
-        for ids in encoding.encode_ordinary_batch(pending, num_threads=threads):
-            yield np.array([bos, *ids], dtype=np.uint16)
-
-    for document in documents:
-        pending.append(document)
-        if len(pending) == batch:
-            yield from flush()
-            pending = []
-    yield from flush()
 
 
 # ---------------------------------------------------------------------------
@@ -407,34 +196,27 @@ def prepare(shards: int = CLIMBMIX_SHARDS) -> dict[str, Any]:
 def _build(profile: Profile, folder: Path, shards: int) -> dict[str, Any]:
     if profile.corpus == "climbmix":
         raw = cache_dir().with_name("climbmix")
-        download_climbmix(raw, shards)
-        splits: dict[str, Any] = {s: climbmix_documents(raw, s, shards) for s in ("train", "val")}
-        tokenizer = train_tokenizer(_capped(climbmix_documents(raw, "train", shards)), profile.vocab_size)
-        rows: Callable[..., Iterator[np.ndarray]] = packed_rows
+        corpus.download_climbmix(raw, shards)
+        splits: dict[str, Any] = {s: corpus.climbmix_documents(raw, s, shards) for s in ("train", "val")}
+        tokenizer = corpus.train_tokenizer(
+            corpus.first_part(corpus.climbmix_documents(raw, "train", shards)), profile.vocab_size
+        )
+        rows: Callable[..., Iterator[np.ndarray]] = corpus.packed_rows
     else:
-        splits = {split: sotu_documents(split) for split in ("train", "val")}
-        tokenizer = train_tokenizer(splits["train"], profile.vocab_size)
-        rows = stream_rows
+        splits = {split: corpus.sotu_documents(split) for split in ("train", "val")}
+        tokenizer = corpus.train_tokenizer(splits["train"], profile.vocab_size)
+        rows = corpus.stream_rows
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    encoding = load_encoding(tokenizer)
+    encoding = corpus.load_encoding(tokenizer)
     for split, documents in splits.items():
         with (folder / f"{split}.bin").open("wb") as file:
-            for block in rows(encode_documents(encoding, documents), profile.sequence_len):
+            for block in rows(corpus.encode_documents(encoding, documents), profile.sequence_len):
                 file.write(block.astype("<u2").tobytes())
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
         for name in ("tokenizer.json", "train.bin", "val.bin")
     }
     return {"profile": profile.name, "sequence_len": profile.sequence_len, "files": files}
-
-
-def _capped(documents: Iterable[str]) -> Iterator[str]:
-    seen = 0
-    for document in documents:
-        yield document[:TOKENIZER_DOC_CHARS]
-        seen += min(len(document), TOKENIZER_DOC_CHARS)
-        if seen >= TOKENIZER_CHARS:
-            return
 
 
 def load_rows(split: str) -> np.ndarray:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from agent_contract import AgentContract
 
+from agent_contract import AgentContract
 from autoresearch.agents.scripted import ScriptedAgent
 from autoresearch.agents.sweep import SweepAgent
 from autoresearch.brief import Brief, Tried

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from executor_contract import OVER, ExecutorContract, job, wait_for
 
 from autoresearch.config import Pool
 from autoresearch.errors import PoolError, StorageError
 from autoresearch.executors.local import LocalExecutor, find_gpus, kind_of, slots
 from autoresearch.experiment import JobStatus
+from executor_contract import OVER, ExecutorContract, job, wait_for
 
 
 class TestLocalExecutor(ExecutorContract):

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_contract import NOW, StoreContract, admitted, begin, proposal, submitted
 
 from autoresearch.errors import StorageError
 from autoresearch.experiment import Measurement, Verdict
 from autoresearch.store import Store
+from store_contract import NOW, StoreContract, admitted, begin, proposal, submitted
 
 
 @pytest.fixture(params=[True, False], ids=["durable", "fast"])

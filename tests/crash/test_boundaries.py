@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, set_x, target
 
 from autoresearch.budget import Budget
 from autoresearch.executors.local import LocalExecutor, slots
 from autoresearch.experiment import OVER, RunState
 from autoresearch.study import Study, open_study, state_folder
+from lab import Lab, set_x, target
 
 pytestmark = pytest.mark.slow
 SCRIPT = [set_x(1.5), set_x(3.0), set_x(2.5)]
@@ -95,6 +95,7 @@ def test_a_death_at_every_effect_is_survived(lab: Lab, tmp_path: Path, after: bo
         dispatcher._executor = Tripwire(executor, fuse, EFFECTS["executor"], after=after)
         dispatcher._preflight = Tripwire(dispatcher._preflight, fuse, EFFECTS["preflight"], after=after)
         dispatcher._store = Tripwire(study.store, fuse, EFFECTS["store"], after=after)
+        dispatcher._asking._store = dispatcher._store
         study._workspace = Tripwire(study.workspace, fuse, EFFECTS["workspace"], after=after)
         try:
             with study.dispatching():

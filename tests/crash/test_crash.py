@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lab import ROOT, Lab
 
 from autoresearch.experiment import OVER, RunState
 from autoresearch.study import open_study, state_folder
+from lab import ROOT, Lab
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("AUTORESEARCH_TEST_KILLS", "200"))

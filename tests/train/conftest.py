@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from training import TRAIN
 
 pytest.importorskip("torch", reason="the training side needs autoresearch[train]")
@@ -31,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Callable[..., ModuleType]]:
     """Import a training module anew, with a profile: its constants are fixed at import."""
-    names = ("prepare", "evaluate", "harness", "train")
+    names = ("corpus", "prepare", "evaluate", "harness", "train")
     monkeypatch.syspath_prepend(str(TRAIN))
 
     def load(name: str, profile: str = "cpu", cache_dir: Path | None = None, **env: str) -> ModuleType:

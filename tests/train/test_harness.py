@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
-from training import TRAIN
 
 from autoresearch.experiment import FailureKind
 from autoresearch.logparse import Report, parse_curve, parse_report
+from training import TRAIN
 
 pytestmark = pytest.mark.slow
 # A model that trains nothing: what stands before it is what a test is about.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+
 from training import TRAIN
 
 Load = Callable[..., ModuleType]
@@ -162,10 +163,11 @@ class Table(torch.nn.Module):
 
 def test_a_model_that_knows_nothing_scores_the_entropy_of_the_vocabulary(fresh: Load) -> None:
     evaluate = fresh("evaluate")
+    import corpus
     import prepare
 
     rows = prepare.evaluation_rows(prepare.load_rows("val"))[:16]
-    lengths = prepare.token_bytes(prepare.load_tokenizer())
+    lengths = corpus.token_bytes(prepare.load_tokenizer())
     found = evaluate.bits_per_byte(Table(torch.zeros(1024, 1024)), rows, lengths, "cpu")
     targets = rows[:, 1:]
     counted = lengths[targets] > 0
@@ -175,12 +177,13 @@ def test_a_model_that_knows_nothing_scores_the_entropy_of_the_vocabulary(fresh: 
 def test_the_score_is_bits_of_the_true_targets_per_byte(fresh: Load) -> None:
     """Computed again in double precision, special tokens left out of both sums."""
     evaluate = fresh("evaluate")
+    import corpus
     import prepare
 
     torch.manual_seed(6)
     logits = torch.randn(1024, 1024)
     rows = prepare.evaluation_rows(prepare.load_rows("val"))[:40]
-    lengths = prepare.token_bytes(prepare.load_tokenizer())
+    lengths = corpus.token_bytes(prepare.load_tokenizer())
     found = evaluate.bits_per_byte(Table(logits), rows, lengths, "cpu")
     tokens = torch.from_numpy(rows.astype(np.int64))
     inputs, targets = tokens[:, :-1].flatten(), tokens[:, 1:].flatten()
@@ -192,10 +195,11 @@ def test_the_score_is_bits_of_the_true_targets_per_byte(fresh: Load) -> None:
 
 def test_a_loss_the_model_returns_is_never_asked_for(fresh: Load) -> None:
     evaluate = fresh("evaluate")
+    import corpus
     import prepare
 
     rows = prepare.evaluation_rows(prepare.load_rows("val"))[:4]
-    lengths = prepare.token_bytes(prepare.load_tokenizer())
+    lengths = corpus.token_bytes(prepare.load_tokenizer())
     assert evaluate.bits_per_byte(Table(torch.zeros(1024, 1024)), rows, lengths, "cpu") > 3
 
 

@@ -19,15 +19,15 @@ Load = Callable[..., ModuleType]
 
 def test_the_committed_text_and_its_splits_are_the_pinned_ones(fresh: Load) -> None:
     prepare = fresh("prepare")
-    train, val = (prepare.sotu_documents(split) for split in ("train", "val"))
+    train, val = (prepare.corpus.sotu_documents(split) for split in ("train", "val"))
     assert (len(train), len(val)) == (218, 15)
     assert (sum(len(d.encode()) for d in train), sum(len(d.encode()) for d in val)) == (10_090_869, 670_544)
 
 
 def test_a_changed_archive_is_refused(fresh: Load, tmp_path: Path) -> None:
     prepare = fresh("prepare", cache_dir=tmp_path)
-    prepare.SOTU_ARCHIVE = tmp_path / "sotu.jsonl.xz"
-    prepare.SOTU_ARCHIVE.write_bytes(b"other")
+    prepare.corpus.SOTU_ARCHIVE = tmp_path / "sotu.jsonl.xz"
+    prepare.corpus.SOTU_ARCHIVE.write_bytes(b"other")
     with pytest.raises(SystemExit, match="it was changed"):
         prepare.prepare()
     assert not (tmp_path / "cpu").exists()
@@ -67,9 +67,9 @@ def test_preparing_twice_does_the_work_once(fresh: Load, capsys: pytest.CaptureF
 def test_token_bytes_add_up_to_the_text(fresh: Load) -> None:
     prepare = fresh("prepare")
     tokenizer = prepare.load_tokenizer()
-    lengths = prepare.token_bytes(tokenizer)
+    lengths = prepare.corpus.token_bytes(tokenizer)
     text = "Fellow-Citizens: 1,234 dollars — naïve café \u2603"
-    ids = prepare.load_encoding(tokenizer).encode_ordinary(text)
+    ids = prepare.corpus.load_encoding(tokenizer).encode_ordinary(text)
     assert lengths[ids].sum() == len(text.encode())
     assert lengths[-4:].tolist() == [0, 0, 0, 0]
     assert len(lengths) == prepare.VOCAB_SIZE == 1024
@@ -78,8 +78,10 @@ def test_token_bytes_add_up_to_the_text(fresh: Load) -> None:
 def test_rows_are_the_documents_in_order_and_lose_nothing(fresh: Load) -> None:
     prepare = fresh("prepare")
     rows = prepare.load_rows("val")
-    encoding = prepare.load_encoding(prepare.load_tokenizer())
-    stream = np.concatenate(list(prepare.encode_documents(encoding, prepare.sotu_documents("val"))))
+    encoding = prepare.corpus.load_encoding(prepare.load_tokenizer())
+    stream = np.concatenate(
+        list(prepare.corpus.encode_documents(encoding, prepare.corpus.sotu_documents("val")))
+    )
     assert (rows[:, :-1].ravel() == stream[: rows.shape[0] * 128]).all()
     assert (rows[:-1, -1] == rows[1:, 0]).all(), "rows overlap by one token"
 
@@ -110,7 +112,7 @@ def test_packed_rows_begin_with_a_document_and_have_no_padding(
     made = [
         np.array([9999, *range(i * 100, i * 100 + n - 1)], dtype=np.uint16) for i, n in enumerate(lengths)
     ]
-    rows = list(prepare.packed_rows(iter(made), sequence_len, buffer, chunk_rows=2))
+    rows = list(prepare.corpus.packed_rows(iter(made), sequence_len, buffer, chunk_rows=2))
     flat = np.concatenate(rows) if rows else np.empty((0, sequence_len + 1))
     assert flat.shape[1:] == (sequence_len + 1,)
     assert len(flat) <= sum(lengths) // (sequence_len + 1)
