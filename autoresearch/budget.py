@@ -12,6 +12,7 @@ class Budget:
     experiments: int | None = None  # admitted proposals, the baseline not counted
     hours: float | None = None  # of dispatching, pauses not counted
     gpu_dollars: float | None = None
+    gpu_dollars_per_hour: float | None = None  # of the whole pool
     api_dollars: float | None = None
 
 
@@ -21,9 +22,10 @@ class Usage:
 
     experiments: int = 0
     hours: float = 0.0
-    gpu_dollars: float = 0.0  # of ended runs, and of runs in flight up to now
-    reserved_dollars: float = 0.0  # what runs in flight may still cost
+    gpu_dollars: float = 0.0  # of workers and runs, up to now
+    reserved_dollars: float = 0.0  # what is in flight may still cost
     api_dollars: float = 0.0
+    allocated_seconds: float = 0.0  # workers were there for so long, busy or not; 0: they cost nothing idle
 
 
 def room_for_experiments(budget: Budget, usage: Usage) -> float:

@@ -49,9 +49,21 @@ class Pool:
     """Where runs go. `workers`: `auto`, a number of CPU slots, or kinds with their counts."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-    executor: Literal["local"] = "local"
+    executor: Literal["local", "skypilot"] = "local"
     workers: Literal["auto"] | int | dict[str, int] = "auto"
     prices: dict[str, float] = field(default_factory=dict)  # USD per hour and kind
+    # For the executor `skypilot`:
+    infra: str | None = None  # kubernetes, aws/us-east-1, slurm/mycluster ...; None: wherever it is cheapest
+    image: str | None = None  # a container or machine image
+    spot: bool = False
+    gpus_per_cluster: int = 1  # 8: whole nodes, one worker per GPU
+    cpus: str | None = None  # of one worker, such as 8 or 8+
+    memory: str | None = None  # GB of one worker
+    resources: dict[str, Any] = field(default_factory=dict)  # more of SkyPilot's `resources`
+    python: str | None = None  # an interpreter on the workers that has torch; None: a new environment
+    env: tuple[str, ...] = ()  # our variables that workers get, as SkyPilot secrets
+    idle_minutes: int = 10  # a machine without work for so long goes away, whoever lives
+    launch_minutes: int = 30  # a machine that is not ready by then is replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +242,7 @@ def _check(config: Config) -> None:
         raise _ProblemError(("study",), problem)
     _check_target(config.target)
     _check_pool(config.pool)
-    for name in ("experiments", "hours", "gpu_dollars", "api_dollars"):
+    for name in ("experiments", "hours", "gpu_dollars", "gpu_dollars_per_hour", "api_dollars"):
         ceiling = getattr(config.budget, name)
         if ceiling is not None and ceiling < 0:
             raise _ProblemError(("budget", name), f"is {ceiling}; a ceiling cannot be negative")
@@ -240,7 +252,30 @@ def _check(config: Config) -> None:
         raise _ProblemError(("agent", "backlog"), f"is {config.agent.backlog}; it cannot be negative")
 
 
+_API_KEY = re.compile(r"^(ANTHROPIC|OPENAI)_|API_?KEY|^CLAUDE_")
+
+
+def _check_skypilot(pool: Pool) -> None:
+    for key in ("gpus_per_cluster", "idle_minutes", "launch_minutes"):
+        if getattr(pool, key) < 1:
+            raise _ProblemError(("pool", key), f"is {getattr(pool, key)}; it must be at least 1")
+    for i, name in enumerate(pool.env):
+        if _API_KEY.search(name):
+            raise _ProblemError(("pool", "env", i), f"is {name}; API keys never go to a worker")
+    for key in ("cpus", "memory"):
+        amount = getattr(pool, key)
+        if amount is not None and not re.fullmatch(r"\d+(\.\d+)?\+?", amount):
+            raise _ProblemError(("pool", key), f'is {amount!r}; use a number in quotes, such as "8" or "8+"')
+    if pool.executor == "skypilot" and not isinstance(pool.workers, dict):
+        raise _ProblemError(("pool", "workers"), f"is {pool.workers}; name kinds and counts, as {{H100: 8}}")
+    for kind, count in pool.workers.items() if isinstance(pool.workers, dict) else []:
+        if count % pool.gpus_per_cluster:
+            problem = f"is {count}, no multiple of gpus_per_cluster {pool.gpus_per_cluster}"
+            raise _ProblemError(("pool", "workers", kind), problem)
+
+
 def _check_pool(pool: Pool) -> None:
+    _check_skypilot(pool)
     if isinstance(pool.workers, int) and pool.workers < 1:
         raise _ProblemError(("pool", "workers"), f"is {pool.workers}; at least 1 worker is needed")
     counts = pool.workers if isinstance(pool.workers, dict) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from autoresearch.asking import Asking, Spawn, in_a_thread
@@ -27,6 +27,7 @@ from autoresearch.experiment import (
     Run,
     RunState,
     Verdict,
+    Worker,
 )
 from autoresearch.history import BASELINE
 from autoresearch.judging.policy import Decide, Order
@@ -42,6 +43,7 @@ from autoresearch.plan import (
     Finish,
     GiveUp,
     Publish,
+    Release,
     Request,
     Requeue,
     Snapshot,
@@ -56,6 +58,7 @@ from autoresearch.workspace import Commit
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
+UNSEEN_SECONDS = 1200.0  # a paid worker goes away by itself within that, when its dispatcher is gone
 UNLIMITED = 1_000_000
 
 
@@ -131,17 +134,24 @@ class Dispatcher:
             os.getpid(), self._config.agent.name, self._config.budget, now
         )
         self._advance_branch()  # a dispatcher may have died between the store and git
+        over = False
         try:
             while True:
                 finish = self.turn()
                 if finish:
+                    over = not self._leaving
                     self._store.set_outcome(finish.reason, self._clock.now())
                     return finish
+        except PoolError:
+            over = True
+            raise
         finally:
             self._store.touch_session(self._session, self._clock.now())
             if self._preflight:
                 self._preflight.close([p.number or 0 for p in self._store.waiting_proposals()])
-            self._executor.close()
+            self._executor.close(release=over)
+            if over:
+                self._note_workers(())
 
     def request(self, request: Request) -> None:
         """Ask for an end; safe to call from a signal handler or another thread."""
@@ -174,6 +184,9 @@ class Dispatcher:
             self._clock.wait(self._executor.poll_seconds)
         return None
 
+    def _note_workers(self, workers: Sequence[Worker]) -> None:
+        self._store.note_workers(workers, lasting=UNSEEN_SECONDS, now=self._clock.now())
+
     def snapshot(self) -> Snapshot:
         """Return one picture of the study, its jobs and its agent."""
         now, study = self._clock.now(), self._study
@@ -182,7 +195,9 @@ class Dispatcher:
         numbers = [p.number for p in proposals if p.number is not None]
         backlog = self._config.agent.backlog
         workers = self._executor.workers()
+        self._note_workers(workers)
         return Snapshot(
+            now=now,
             study=study.tag,
             history=history,
             workers=workers,
@@ -214,6 +229,8 @@ class Dispatcher:
                 self._collect(self._store.run(action.run))
             case Requeue() | GiveUp() | Cancel():
                 self._end_job(action, now)
+            case Release():
+                self._executor.release(action.worker, replace=False)
             case Publish():
                 self._publish(action.experiment, now)
             case Admit():
@@ -246,7 +263,7 @@ class Dispatcher:
         if run.state is RunState.QUEUED and not self._store.claim(run, self._study.tag, worker, now):
             return
         try:
-            self._executor.submit(self._study.job_spec(run), worker.name)
+            self._executor.submit(self._study.job_spec(run, self._executor.place), worker.name)
         except PoolError as error:
             log.warning("submit %s to %s failed: %s", run.id, worker.name, error.message)
             self._clock.wait(self._executor.poll_seconds)
@@ -261,6 +278,7 @@ class Dispatcher:
         outcome = read_outcome(ended, self._study.target)
         report = outcome.report
         if report.machine_fault:
+            self._executor.release(run.worker or "", replace=True)
             self._lose(run, str(report.failure), now)
             return
         self._store.close_run(

@@ -246,6 +246,19 @@ class Worker:
     kind: str  # cpu, H100, ...
     price_per_hour: float = 0.0  # USD
     ready: bool = True
+    handover_at: float | None = None  # from then a second run may wait behind the one that runs
+    up_at: float | None = None  # since when it is paid for, busy or not; None: its runs are what costs
+    held: bool = False  # costs until it is released
+    note: str = ""  # what it is doing when it is not ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a job's commands run: what `{python}` and `{protected}` mean there, and its variables."""
+
+    python: str
+    protected: str
+    env: Mapping[str, str]
 
 
 class JobStatus(StrEnum):

@@ -1,17 +1,19 @@
 """The heart: what is missing between what should be and what is, as a list of actions. Pure.
 
-`plan(snapshot, policy, now)` looks at one consistent picture and says what to do next. It is
+`plan(snapshot, policy)` looks at one consistent picture and says what to do next. It is
 level-triggered, like a Kubernetes controller: it keeps no memory of what it asked for, so a
 dispatcher killed at any instant is continued by any other. Every action is idempotent by name.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
-from autoresearch.budget import Budget, Usage, may_start, room_for_experiments
+from autoresearch.budget import Budget, Usage, room_for_experiments
+from autoresearch.commitment import Commitment
 from autoresearch.experiment import JobStatus, Proposal, RunState, Verdict, Worker
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.policy import Decide, Order
@@ -33,6 +35,7 @@ class Request(StrEnum):
 class Snapshot:
     """Everything `plan` looks at, read at one moment."""
 
+    now: float
     study: str
     history: History
     workers: Sequence[Worker]
@@ -97,6 +100,13 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Give back a worker that costs while it waits and will not be needed again."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     """Write an experiment's git ref."""
 
@@ -126,14 +136,26 @@ class Finish:
 
 
 Action = (
-    Submit | Started | Collect | Requeue | GiveUp | Cancel | Publish | Admit | Ask | Decide | Order | Finish
+    Submit
+    | Started
+    | Collect
+    | Requeue
+    | GiveUp
+    | Cancel
+    | Release
+    | Publish
+    | Admit
+    | Ask
+    | Decide
+    | Order
+    | Finish
 )
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
     """Return what to do now, in order. An empty list means: wait."""
     actions: list[Action] = [
-        *_follow_jobs(snapshot),
+        *sorted(_follow_jobs(snapshot), key=lambda action: isinstance(action, Started)),  # ends come first
         *(Publish(experiment=e.id) for e in snapshot.history.experiments.values() if e.commit is None),
     ]
     judged = policy.decide(snapshot.history) if snapshot.request is not Request.CANCEL else ()
@@ -142,6 +164,8 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
         actions += _start(snapshot, policy)
         actions += _admit(snapshot)
         actions += _ask(snapshot)
+    if not actions:
+        actions += _release(snapshot)
     if not actions:
         actions += _finish(snapshot)
     return actions
@@ -176,20 +200,51 @@ def _follow_jobs(snapshot: Snapshot) -> Iterator[Action]:
 
 
 def _start(snapshot: Snapshot, policy: Policy) -> Iterator[Submit]:
-    """Yield a submission for every free worker the policy has a run for, within the budget."""
-    busy = {run.worker for run in snapshot.history.in_flight()}
+    """Yield a submission for every worker that takes one and the policy has a run for, within the budget."""
     experiments = snapshot.history.experiments
     queued = [run for run in snapshot.history.queued() if experiments[run.experiment].commit is not None]
-    usage = snapshot.usage
-    for worker in snapshot.workers:
-        if worker.name in busy or not worker.ready or not queued:
-            continue
-        run = policy.next_run(snapshot.history, queued, worker.kind)
-        if run is None or not _affordable(snapshot, usage, worker):
+    commitment = _commitment(snapshot)
+    for worker in _taking(snapshot):
+        run = policy.next_run(snapshot.history, queued, worker.kind) if queued else None
+        if run is None or commitment.refusal(worker):
             continue
         queued.remove(run)
-        usage = _reserve(usage, _worst_dollars(snapshot, worker))
+        commitment.take(worker)
         yield Submit(run=run.id, worker=worker.name, kind=worker.kind)
+
+
+def _taking(snapshot: Snapshot) -> list[Worker]:
+    """Return the workers that take a run now: the idle ones, then those whose run is about to end."""
+    load = Counter(run.worker for run in snapshot.history.in_flight())
+    ready = [worker for worker in snapshot.workers if worker.ready]
+    idle = [worker for worker in ready if load[worker.name] == 0]
+    ending = [
+        worker
+        for worker in ready
+        if load[worker.name] == 1 and worker.handover_at is not None and snapshot.now >= worker.handover_at
+    ]
+    return idle + ending
+
+
+def _release(snapshot: Snapshot) -> Iterator[Release]:
+    """Yield the idle workers that cost by the hour, once the study can only wait for what runs.
+
+    The last ones go with the dispatcher's end.
+    """
+    busy = {run.worker for run in snapshot.history.in_flight()}
+    if not busy or (snapshot.request is Request.NONE and not _winding_down(snapshot)):
+        return
+    for worker in snapshot.workers:
+        if worker.held and worker.name not in busy:
+            yield Release(worker=worker.name)
+
+
+def _winding_down(snapshot: Snapshot) -> bool:
+    """Whether no run can be started any more, whatever those in flight bring."""
+    if _blocking(snapshot) is not None:
+        return True
+    over = not room_for_experiments(snapshot.budget, snapshot.usage) or snapshot.agent_gone
+    return over and not (snapshot.history.queued() or snapshot.proposals or snapshot.asked)
 
 
 def _admit(snapshot: Snapshot) -> Iterator[Admit]:
@@ -210,8 +265,7 @@ def _ask(snapshot: Snapshot) -> Iterator[Ask]:
         return
     if snapshot.barren >= MAX_BARREN:
         return
-    busy = {run.worker for run in snapshot.history.in_flight()}
-    free = sum(1 for worker in snapshot.workers if worker.ready and worker.name not in busy)
+    free = len(_taking(snapshot))
     ready = len(snapshot.history.queued()) + len(snapshot.proposals) + snapshot.asked
     room = room_for_experiments(snapshot.budget, snapshot.usage) - len(snapshot.proposals) - snapshot.asked
     wanted = int(min(free + snapshot.backlog - ready, room))
@@ -262,7 +316,7 @@ def _ceiling(snapshot: Snapshot) -> str | None:
     """Return the ceiling that forbids all further work, or None."""
     history, budget, usage = snapshot.history, snapshot.budget, snapshot.usage
     if history.queued():
-        return None if any(_affordable(snapshot, usage, w) for w in snapshot.workers) else _blocking(snapshot)
+        return _blocking(snapshot)
     if not room_for_experiments(budget, usage):
         return f"experiments, {usage.experiments} of {budget.experiments}"
     return _blocking(snapshot)
@@ -270,7 +324,8 @@ def _ceiling(snapshot: Snapshot) -> str | None:
 
 def _blocking(snapshot: Snapshot) -> str | None:
     """Return the ceiling no worker's next run fits under, in words, or None."""
-    names = {_refused_by(snapshot, snapshot.usage, worker) for worker in snapshot.workers}
+    commitment = _commitment(snapshot)
+    names = {commitment.refusal(worker) for worker in snapshot.workers}
     if not names or None in names:
         return None
     words = {
@@ -289,22 +344,12 @@ def _no_room_for_more(snapshot: Snapshot) -> bool:
     return _blocking(snapshot) is not None
 
 
-def _worst_dollars(snapshot: Snapshot, worker: Worker) -> float:
-    return worker.price_per_hour * snapshot.worst_seconds / 3600
-
-
-def _refused_by(snapshot: Snapshot, usage: Usage, worker: Worker) -> str | None:
-    return may_start(
+def _commitment(snapshot: Snapshot) -> Commitment:
+    return Commitment(
         snapshot.budget,
-        usage,
-        worst_hours=snapshot.worst_seconds / 3600,
-        worst_dollars=_worst_dollars(snapshot, worker),
+        snapshot.usage,
+        snapshot.workers,
+        snapshot.history.in_flight(),
+        worst_seconds=snapshot.worst_seconds,
+        now=snapshot.now,
     )
-
-
-def _affordable(snapshot: Snapshot, usage: Usage, worker: Worker) -> bool:
-    return _refused_by(snapshot, usage, worker) is None
-
-
-def _reserve(usage: Usage, dollars: float) -> Usage:
-    return replace(usage, reserved_dollars=usage.reserved_dollars + dollars)

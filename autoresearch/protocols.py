@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autoresearch.brief import Brief
-from autoresearch.experiment import JobResult, JobSpec, JobStatus, Proposal, Run, Worker
+from autoresearch.experiment import JobResult, JobSpec, JobStatus, Place, Proposal, Run, Worker
 from autoresearch.history import History
 from autoresearch.judging.policy import Decision
 
@@ -40,8 +40,13 @@ class Executor(Protocol):
         """How often asking for statuses is worth its cost."""
         ...
 
+    @property
+    def place(self) -> Place | None:
+        """Where jobs run, for their commands; None: on this machine."""
+        ...
+
     def workers(self) -> Sequence[Worker]:
-        """Return the slots jobs can go to, ready or not."""
+        """Return the slots jobs can go to, ready or not. Raises PoolError where none can be had."""
         ...
 
     def submit(self, job: JobSpec, worker: str) -> None:
@@ -60,8 +65,15 @@ class Executor(Protocol):
         """End a job and all its processes; it will be DONE or LOST. Unknown names are ignored."""
         ...
 
-    def close(self) -> None:
-        """Release what is ours and only that. Jobs of `local` run on and can be picked up again."""
+    def release(self, worker: str, *, replace: bool) -> None:
+        """Give a worker back for good: another takes its place, or none does. May be nothing."""
+        ...
+
+    def close(self, *, release: bool) -> None:
+        """End the connection; with `release` give back what is ours, and only that.
+
+        Without, jobs run on and can be picked up again by name.
+        """
         ...
 
 

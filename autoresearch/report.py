@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autoresearch.experiment import Experiment, Verdict
+from autoresearch.experiment import IN_FLIGHT, Experiment, Verdict
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.statistics import Noise, best_estimate, estimate, noise
 from autoresearch.untrusted import clean
@@ -45,7 +45,7 @@ class Overview:
     queued: int
     runs_finished: int
     runs_per_hour: float | None
-    useful: float | None  # share of worker time in runs since the first start
+    useful: float | None  # share of worker time in runs that were measured, since the first start
     last_keep_at: float | None
     noise: Noise | None
 
@@ -78,8 +78,13 @@ def _row(history: History, experiment: Experiment, spread: Mapping[str, Noise | 
     )
 
 
-def overview(history: History, study: str, *, workers: int, now: float) -> Overview:
-    """Return a study's figures at a moment. `workers` is the size of the pool."""
+def overview(
+    history: History, study: str, *, workers: int, now: float, allocated_seconds: float = 0.0
+) -> Overview:
+    """Return a study's figures at a moment. `workers` is the size of the pool.
+
+    Where workers are paid for whether busy or not, `allocated_seconds` is what they were paid for.
+    """
     incumbent = history.incumbent()
     kinds = {
         run.worker_kind or ""
@@ -93,9 +98,7 @@ def overview(history: History, study: str, *, workers: int, now: float) -> Overv
     done = [run for run in history.all_runs() if run.measurement is not None]
     starts = [run.submitted_at for run in history.all_runs() if run.submitted_at is not None]
     elapsed = now - min(starts) if starts else 0.0
-    busy = sum(
-        (run.ended_at or now) - run.submitted_at for run in history.all_runs() if run.submitted_at is not None
-    )
+    paid = allocated_seconds or elapsed * workers
     return Overview(
         study=study,
         best=best,
@@ -106,10 +109,20 @@ def overview(history: History, study: str, *, workers: int, now: float) -> Overv
         queued=len(history.queued()),
         runs_finished=len(done),
         runs_per_hour=3600 * len(done) / elapsed if elapsed > 0 else None,
-        useful=min(1.0, busy / (elapsed * workers)) if elapsed > 0 and workers else None,
+        useful=min(1.0, useful_seconds(history, now) / paid) if paid > 0 else None,
         last_keep_at=incumbent.judged_at if incumbent else None,
         noise=spread.get(best.kind) if best and best.kind else None,
     )
+
+
+def useful_seconds(history: History, now: float) -> float:
+    """Return how long workers have trained: runs that were measured, and those in flight up to now."""
+    seconds = 0.0
+    for run in history.all_runs():
+        began = run.submitted_at if run.started_at is None else run.started_at
+        if began is not None and (run.measurement is not None or run.state in IN_FLIGHT):
+            seconds += max(0.0, (now if run.ended_at is None else run.ended_at) - began)
+    return seconds
 
 
 def results_tsv(history: History) -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoresearch.errors import BusyError, NotFoundError, StorageError
-from autoresearch.experiment import Files, JobSpec, Run
+from autoresearch.experiment import Files, JobSpec, Place, Run
 from autoresearch.store import Store
 from autoresearch.target import Metric, Target
 
@@ -93,24 +93,28 @@ class Study:
 
     # -- jobs ------------------------------------------------------------------------------------
 
-    def job_spec(self, run: Run) -> JobSpec:
-        """Return what an executor needs to run a run's current attempt."""
+    def job_spec(self, run: Run, place: Place | None = None) -> JobSpec:
+        """Return what an executor needs to run a run's current attempt; without a place, here."""
+        place = place or self.here()
+        name = run.job_name(self.tag)
         return JobSpec(
-            name=run.job_name(self.tag),
-            command=self._command(self.target.command),
+            name=name,
+            command=command_at(place, self.target.command),
             files=self.files(run.experiment),
-            env=self._environment(run.job_name(self.tag)) | {"AUTORESEARCH_SEED": str(run.seed)},
+            env={**place.env, **self.facts(), "AUTORESEARCH_RUN": name, "AUTORESEARCH_SEED": str(run.seed)},
             folder=f"{run.id}/a{run.attempt}",
             timeout_seconds=self.worst_seconds,
         )
 
     def preflight_spec(self, name: str, folder: str, files: Files) -> JobSpec:
         """Return the job that exercises code for a few seconds on this machine's CPU."""
+        here = self.here()
+        preflight = {"AUTORESEARCH_PREFLIGHT": "1", "AUTORESEARCH_DEVICE": "cpu"}
         return JobSpec(
             name=name,
-            command=self._command(self.target.preflight or self.target.command),
+            command=command_at(here, self.target.preflight or self.target.command),
             files=files,
-            env=self._environment(name) | {"AUTORESEARCH_PREFLIGHT": "1", "AUTORESEARCH_DEVICE": "cpu"},
+            env={**here.env, **self.facts(), "AUTORESEARCH_RUN": name, **preflight},
             folder=folder,
             timeout_seconds=self.target.preflight_seconds,
         )
@@ -119,30 +123,33 @@ class Study:
         """Return the command that prepares this machine, and its variables; None where there is none."""
         if self.target.prepare is None:
             return None
-        return self._command(self.target.prepare), self._environment("prepare")
+        here = self.here()
+        return command_at(here, self.target.prepare), {**here.env, **self.facts()}
 
     def job_folder(self, run: Run) -> Path:
         """Return the folder of a run's current attempt, whether or not it exists."""
         return self.runs_folder / run.id / f"a{run.attempt}"
 
-    def _command(self, template: str) -> tuple[str, ...]:
-        known = {"python": sys.executable, "protected": str(self.state / "protected")}
-        return tuple(part.format(**known) for part in shlex.split(template))
-
-    def _environment(self, job: str) -> dict[str, str]:
-        """Return a job's environment: what the target names, and nothing else of ours."""
+    def here(self) -> Place:
+        """Return this machine as a place of jobs; nothing else of our environment reaches them."""
         passed = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
         cache = os.environ.get("AUTORESEARCH_CACHE") or str(Path.home() / ".cache" / "autoresearch")
-        return {
+        protected = str(self.state / "protected")
+        env = {
             **passed,
-            **self.target.env,
-            "AUTORESEARCH_RUN": job,
             "AUTORESEARCH_CACHE": cache,
             "AUTORESEARCH_SCRATCH": ".",
+            "AUTORESEARCH_PROTECTED": protected,
+        }
+        return Place(python=sys.executable, protected=protected, env=env)
+
+    def facts(self) -> dict[str, str]:
+        """Return the variables every job of the study has, wherever it runs."""
+        return {
+            **self.target.env,
             "AUTORESEARCH_PROFILE": self.target.profile,
             "AUTORESEARCH_BUDGET_SECONDS": f"{self.target.seconds:g}",
             "AUTORESEARCH_TIMEOUT_SECONDS": f"{self.target.timeout:g}",
-            "AUTORESEARCH_PROTECTED": str(self.state / "protected"),
             "AUTORESEARCH_PROTECTED_SHA256": self.row.protected_sha256,
         }
 
@@ -190,6 +197,12 @@ class Study:
         except BlockingIOError:
             return True
         return False
+
+
+def command_at(place: Place, template: str) -> tuple[str, ...]:
+    """Return a configured command as words, with what `{python}` and `{protected}` mean at a place."""
+    words = shlex.split(template)
+    return tuple(w.replace("{python}", place.python).replace("{protected}", place.protected) for w in words)
 
 
 _NEW_STUDY = "restore it, or start another study with --study"

@@ -85,6 +85,7 @@ def baseline(
 
 def snapshot(past: History, **changes: Any) -> Snapshot:
     defaults: dict[str, Any] = {
+        "now": 1_700_000_000.0,
         "study": "t",
         "history": past,
         "workers": CPUS,

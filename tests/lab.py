@@ -96,8 +96,10 @@ class Lab:
             return study, dispatcher.run()
 
     def dispatcher(self, script: Any, config: Config, study: Study, **parts: Any) -> Dispatcher:
-        executor = LocalExecutor(study.runs_folder, slots(config.pool))
-        executor.poll_seconds = 0.02
+        executor = parts.pop("executor", None)
+        if executor is None:
+            executor = LocalExecutor(study.runs_folder, slots(config.pool))
+            executor.poll_seconds = 0.02
         preflight = None
         if study.target.preflight:
             preflight = LocalPreflight(

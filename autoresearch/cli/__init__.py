@@ -77,15 +77,29 @@ def run(
     *,
     study: Tag = None,
     agent: Annotated[str | None, typer.Option(help="Who proposes: sweep.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Where runs go: local or skypilot.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="CPU workers of this machine.")] = None,
     experiments: Annotated[int | None, typer.Option(min=0, help="Ceiling on experiments.")] = None,
     hours: Annotated[float | None, typer.Option(min=0, help="Ceiling on hours.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before machines start.")] = False,
+    plan_only: Annotated[bool, typer.Option("--dry-run", help="Print the plan; start nothing.")] = False,
+    keep_workers: Annotated[bool, typer.Option(help="Leave the machines up at the end.")] = False,
     folder: Folder = HERE,
 ) -> None:
     """Run a study, or resume it. Prints what happens, then the results table."""
     from autoresearch.cli.run import Wishes, run
 
-    run(folder, study, Wishes(agent=agent, workers=workers, experiments=experiments, hours=hours))
+    wishes = Wishes(
+        agent=agent,
+        executor=executor,
+        workers=workers,
+        experiments=experiments,
+        hours=hours,
+        yes=yes,
+        dry_run=plan_only,
+        keep_workers=keep_workers,
+    )
+    run(folder, study, wishes)
 
 
 @app.command()
@@ -121,12 +135,20 @@ def results(
 @app.command()
 @guard
 def show(
-    experiment: ExperimentId, *, study: Tag = None, as_json: Json = False, folder: Folder = HERE
+    experiment: ExperimentId,
+    *,
+    task: Annotated[bool, typer.Option("--task", help="Print its last run's SkyPilot task.")] = False,
+    study: Tag = None,
+    as_json: Json = False,
+    folder: Folder = HERE,
 ) -> None:
     """Show one experiment: why, what changed, each run, the decision, and what it led to."""
-    from autoresearch.cli.look import show
+    from autoresearch.cli.look import show, show_task
 
-    show(folder, study, experiment, as_json=as_json)
+    if task:
+        show_task(folder, study, experiment)
+    else:
+        show(folder, study, experiment, as_json=as_json)
 
 
 @app.command()
@@ -203,6 +225,24 @@ def stop(
     from autoresearch.cli.run import stop
 
     stop(folder, study, now=now)
+
+
+@app.command()
+@guard
+def down(*, study: Tag = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Take down the machines of a study that nobody dispatches."""
+    from autoresearch.cli.machines import down
+
+    down(folder, study, as_json=as_json)
+
+
+@app.command()
+@guard
+def reap(*, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Take down the machines of all studies here whose dispatcher is dead."""
+    from autoresearch.cli.machines import reap
+
+    reap(folder, as_json=as_json)
 
 
 def main() -> None:

@@ -39,14 +39,19 @@ TOP_ROWS = 20
 FOOTER = "Ctrl-C finishes what runs and stops; twice cancels it. The study resumes with `autoresearch run`."
 TOLD = (
     *("admitted", "refused", "running", "finished", "failed", "lost", "requeued"),
-    *("keep", "discard", "crash", "agent_failed"),
+    *("keep", "discard", "crash", "agent_failed", "worker"),
 )
 
 OnTurn = Callable[[Snapshot], None]
 
 
 def dispatch(
-    opened: Study, config: Config, agent: Agent, executor: Executor, preflight: LocalPreflight | None
+    opened: Study,
+    config: Config,
+    agent: Agent,
+    executor: Executor,
+    preflight: LocalPreflight | None,
+    clock: WallClock,
 ) -> tuple[Finish, bool]:
     """Dispatch to the end; return why it ended, and whether there was nothing to do at all."""
     instructions = opened.folder / config.instructions
@@ -59,7 +64,7 @@ def dispatch(
             executor=executor,
             policy=ConfirmPolicy(config.judging),
             preflight=preflight,
-            clock=WallClock(),
+            clock=clock,
             instructions=lambda: instructions.read_text() if instructions.exists() else "",
             on_turn=on_turn,
         )
@@ -77,12 +82,15 @@ def _work(opened: Study) -> tuple[int, int]:
 
 @contextmanager
 def _signals(dispatcher: Dispatcher) -> Iterator[None]:
-    """Turn Ctrl-C into a request to finish what runs, a second one into cancelling it."""
+    """Turn Ctrl-C into a request to finish what runs, a second into cancelling it, a third into leaving."""
     pressed = []
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         pressed.append(True)
-        dispatcher.request(Request.DRAIN if len(pressed) == 1 else Request.CANCEL)
+        if len(pressed) > 2:  # what was cancelled does not end, where nobody answers
+            dispatcher.leave()
+        else:
+            dispatcher.request(Request.DRAIN if len(pressed) == 1 else Request.CANCEL)
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
         dispatcher.leave()
@@ -184,6 +192,8 @@ def _told(event: Event) -> str:
     """Return what an event says, in one clean line."""
     if event.kind == "finished":
         return f"{event.data['value']:.5f}"
+    if event.kind == "worker":
+        return clean(" ".join(str(event.data.get(key) or "") for key in ("state", "note")))
     said = (event.data.get(key) for key in ("reason", "hypothesis", "failure"))
     return clean(str(next((text for text in said if text), "")))
 

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,9 +16,10 @@ import typer
 
 from autoresearch.cli.common import configuration
 from autoresearch.cli.output import print_json
-from autoresearch.config import Config
+from autoresearch.config import Config, Pool
 from autoresearch.errors import AutoresearchError
 from autoresearch.executors.local import find_gpus, slots
+from autoresearch.executors.sky.survey import Accelerator
 from autoresearch.files import filesystem_type, read_mounts, refuse_network_filesystem
 from autoresearch.study import existing_tags, state_folder
 from autoresearch.target import FILE_NAME
@@ -86,6 +87,9 @@ def _folder_checks(folder: Path) -> Iterator[Finding]:
 
 
 def _pool(config: Config) -> Iterator[Finding]:
+    if config.pool.executor == "skypilot":
+        yield from _skypilot(config.pool)
+        return
     found = slots(config.pool)
     kinds = [slot.worker.kind for slot in found]
     counted = " + ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
@@ -94,6 +98,49 @@ def _pool(config: Config) -> Iterator[Finding]:
     if kinds.count("cpu") > (os.cpu_count() or 1):
         busy = f"{kinds.count('cpu')} CPU workers on {os.cpu_count()} cores"
         yield "warn", f"{busy}: runs take longer, results stay fair"
+
+
+def _skypilot(pool: Pool) -> Iterator[Finding]:
+    """Say what SkyPilot offers, and whether the pool's machines are among it, and priced."""
+    from autoresearch.executors.sky.survey import survey
+
+    found = survey()
+    if found.endpoint is not None:
+        state = "healthy" if found.healthy else "not healthy"
+        yield (
+            "ok" if found.healthy else "fail",
+            f"skypilot API server {found.version}, {state}: {found.endpoint}",
+        )
+    for problem in found.problems:
+        yield "fail" if not found.infra else "warn", problem
+    if not found.infra:
+        return
+    yield "ok", f"enabled: {', '.join(found.infra)}"
+    for infra in dict.fromkeys(each.infra for each in found.accelerators):
+        there = [each for each in found.accelerators if each.infra == infra]
+        counted = ", ".join(f"{each.free} of {each.total} {each.kind} free" for each in there)
+        yield "ok", f"{infra}: {counted}"
+    if pool.infra and pool.infra.split("/")[0] not in {name.split("/")[0] for name in found.infra}:
+        yield "fail", f"pool.infra is {pool.infra}, which is not enabled: run `sky check`"
+    for kind, count in pool.workers.items() if isinstance(pool.workers, dict) else []:
+        yield from _kind(pool, kind, count, found.accelerators)
+
+
+def _kind(pool: Pool, kind: str, count: int, offered: Sequence[Accelerator]) -> Iterator[Finding]:
+    """Say whether a kind of worker can be had in that number, as far as infrastructure tells."""
+    place = pool.infra or ""
+    matching = [
+        a for a in offered if a.kind == kind and (not place or a.infra.startswith(place.split("/")[0]))
+    ]
+    if place.split("/")[0] in {"kubernetes", "slurm", "ssh"} and not matching:
+        yield "fail", f"{place} offers no {kind}: correct pool.workers"
+    elif matching and sum(a.total for a in matching) < count:
+        yield "warn", f"pool.workers asks for {count} {kind}, there are {sum(a.total for a in matching)}"
+    if kind not in pool.prices:
+        yield (
+            "warn",
+            f"no price for {kind}: set pool.prices.{kind} to see dollars and to have a ceiling on them",
+        )
 
 
 def _packages(_: Path) -> Iterator[Finding]:

@@ -119,6 +119,18 @@ def show(folder: Path, study: str | None, experiment: str, *, as_json: bool) -> 
     typer.echo(f"code: git show {opened.workspace.ref(id_)}    log: autoresearch log {id_}")
 
 
+def show_task(folder: Path, study: str | None, experiment: str) -> None:
+    """Print the SkyPilot task of an experiment's last run: `sky launch` on it alone repeats the run."""
+    opened = existing_study(folder, study)
+    run = _run_of(opened, experiment)
+    try:
+        typer.echo((opened.job_folder(run) / "task.yaml").read_text(), nl=False)
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"{run.id} ran on this machine, without a task", "`--executor skypilot` runs have one"
+        ) from None
+
+
 def _run_line(run: Run) -> str:
     parts = [f"  {run.id:<8} {run.purpose:<9} {run.state:<9} {run.worker or '':<8} seed {run.seed}"]
     if run.measurement:
@@ -134,6 +146,8 @@ def _run_line(run: Run) -> str:
         parts.append(str(run.failure))
     if run.attempt > 1:
         parts.append(f"attempt {run.attempt}")
+    if run.started_at is not None and run.ended_at is not None:
+        parts.append(f"{run.ended_at - run.started_at:.0f} s")
     return "  ".join(parts) + f"\n           why: {run.why}"
 
 
@@ -153,6 +167,7 @@ def run_document(run: Run) -> dict[str, Any]:
         "tokens_per_second": run.measurement.tokens_per_second if run.measurement else None,
         "memory_gb": run.measurement.memory_gb if run.measurement else None,
         "failure": str(run.failure) if run.failure else None,
+        "seconds": round(run.ended_at - run.started_at, 1) if run.started_at and run.ended_at else None,
         "started_at": text.iso(run.started_at),
         "ended_at": text.iso(run.ended_at),
     }

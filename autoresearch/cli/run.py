@@ -19,9 +19,17 @@ from autoresearch.agents.sweep import SweepAgent
 from autoresearch.cli.common import configuration, existing_study
 from autoresearch.cli.dispatch import conclude, dispatch
 from autoresearch.cli.output import say
+from autoresearch.cli.pool import (
+    check_affordable,
+    check_prices,
+    confirm,
+    dry_run,
+    make_executor,
+    workers_of,
+)
+from autoresearch.clock import WallClock
 from autoresearch.config import Config, check_tag
 from autoresearch.errors import AutoresearchError, NotFoundError, UsageError
-from autoresearch.executors.local import LocalExecutor, slots
 from autoresearch.executors.preflight import LocalPreflight
 from autoresearch.experiment import FailureKind, Worker
 from autoresearch.founding import create_study, default_tag, same_target
@@ -39,9 +47,13 @@ class Wishes:
     """What the command line says over the configuration; None: nothing."""
 
     agent: str | None = None
+    executor: str | None = None
     workers: int | None = None
     experiments: int | None = None
     hours: float | None = None
+    yes: bool = False
+    dry_run: bool = False
+    keep_workers: bool = False
 
 
 def run(folder: Path, tag: str | None, wishes: Wishes) -> None:
@@ -49,17 +61,28 @@ def run(folder: Path, tag: str | None, wishes: Wishes) -> None:
     folder = folder.absolute()
     _scaffold_if_empty(folder)
     config = _overridden(configuration(folder), wishes)
-    pool = slots(config.pool)
+    if wishes.dry_run:
+        state = state_folder(folder, config.state_dir)
+        name = _tag(config, tag, existing_tags(state))
+        dry_run(folder, config, name, state / name)
+        return
+    workers = workers_of(config.pool)
+    check_prices(config)
     agent = make_agent(config)
-    opened = _open_or_create(folder, config, tag, [slot.worker for slot in pool])
+    opened = _open_or_create(folder, config, tag, workers)
     try:
         with opened.dispatching():
             _refuse_checked_out_branch(opened)
-            _prepare(opened)
+            if config.pool.executor == "local":
+                _prepare(opened)
+            else:
+                check_affordable(opened, config)
+                confirm(config, yes=wishes.yes)
             preflight = _preflight(opened)
-            executor = LocalExecutor(opened.runs_folder, pool)
+            clock = WallClock()
+            executor = make_executor(opened, config, keep_workers=wishes.keep_workers, wake=clock.wake)
             with _log_file(opened.state / "dispatcher.log"):
-                finish, idle = dispatch(opened, config, agent, executor, preflight)
+                finish, idle = dispatch(opened, config, agent, executor, preflight, clock)
         conclude(opened, finish, idle=idle)
     finally:
         opened.close()
@@ -101,8 +124,21 @@ def _overridden(config: Config, wishes: Wishes) -> Config:
         budget = replace(budget, experiments=wishes.experiments)
     if wishes.hours is not None:
         budget = replace(budget, hours=wishes.hours)
+    match wishes.executor:
+        case None:
+            pass
+        case "local" | "skypilot" as executor:
+            pool = replace(pool, executor=executor)
+        case other:
+            raise UsageError(f"no executor {other!r}", "use --executor local or --executor skypilot")
     if wishes.workers is not None:
+        if pool.executor != "local":
+            raise UsageError(
+                "--workers counts CPU workers of this machine", f"set pool.workers in {FILE_NAME}"
+            )
         pool = replace(pool, workers={"cpu": wishes.workers})
+    if pool.executor == "skypilot" and not isinstance(pool.workers, dict):
+        raise UsageError("the skypilot executor needs pool.workers by kind", "such as {H100: 8}")
     return replace(config, budget=budget, pool=pool)
 
 
@@ -110,10 +146,7 @@ def _open_or_create(folder: Path, config: Config, tag: str | None, workers: Sequ
     """Return the study to run: the one named, else the latest, else one of today's date."""
     state = state_folder(folder, config.state_dir)
     tags = existing_tags(state)
-    tag = tag or config.study or (tags[-1] if tags else default_tag(time.time()))
-    problem = check_tag(tag)
-    if problem:
-        raise UsageError(f"--study {problem}")
+    tag = _tag(config, tag, tags)
     if tag not in tags:
         return create_study(folder, config, tag, workers, config.agent.seed, time.time())
     try:
@@ -128,6 +161,15 @@ def _open_or_create(folder: Path, config: Config, tag: str | None, workers: Sequ
             "change it back, or start another study with --study",
         )
     return opened
+
+
+def _tag(config: Config, tag: str | None, tags: Sequence[str]) -> str:
+    """Return the tag of the study to run: the one named, else the latest, else today's date."""
+    tag = tag or config.study or (tags[-1] if tags else default_tag(time.time()))
+    problem = check_tag(tag)
+    if problem:
+        raise UsageError(f"--study {problem}")
+    return tag
 
 
 def _refuse_checked_out_branch(opened: Study) -> None:

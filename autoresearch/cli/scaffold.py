@@ -10,7 +10,7 @@ from autoresearch.cli.output import say
 from autoresearch.errors import UsageError
 from autoresearch.target import FILE_NAME
 
-SCAFFOLD = ("train", "instructions.md", FILE_NAME)
+SCAFFOLD = ("train", "tasks", "instructions.md", FILE_NAME)
 IGNORED = (".autoresearch/", "results.tsv", "progress.png", "run.log", "__pycache__/", ".venv/")
 
 

@@ -14,6 +14,8 @@ from autoresearch.cli.common import existing_study, plus_minus
 from autoresearch.cli.output import print_json
 from autoresearch.console.look import Look, Watcher
 from autoresearch.console.text import status_lines
+from autoresearch.report import useful_seconds
+from autoresearch.store import WorkerRow
 from autoresearch.study import Study
 
 
@@ -58,9 +60,23 @@ def _document(opened: Study, look: Look) -> Mapping[str, Any]:
         "runs_per_hour": _round(view.runs_per_hour, 2),
         "useful": _round(view.useful, 4),
         "pool": look.pool,
+        "ready": look.ready or None,
+        "dollars_per_hour": _round(look.rate, 2),
+        "useful_seconds": _round(useful_seconds(opened.store.history(), look.now), 1),
+        "workers": [_worker(row, look.now) for row in opened.store.workers() if row.down_at is None],
         "agent": look.agent,
         "usage": {k: _round(v, 4) for k, v in asdict(look.usage).items()},
         "budget": asdict(look.budget),
+    }
+
+
+def _worker(row: WorkerRow, now: float) -> Mapping[str, Any]:
+    return {
+        "worker": row.name,
+        "ready": row.ready,
+        "note": row.note or None,
+        "allocated_seconds": _round(row.allocated_seconds(now), 0),
+        "dollars": _round(row.price_per_hour * row.allocated_seconds(now) / 3600, 2),
     }
 
 

@@ -73,6 +73,8 @@ class _Drawing:
         else:
             lines.append(self.line(("best    ", "dim"), ("the baseline is being measured", "")))
         busy = f"{view.in_flight} of {look.workers} busy   {view.queued} queued"
+        if look.ready:
+            busy = f"{look.ready}   {view.in_flight} in flight   {view.queued} queued"
         if view.useful is not None and view.runs_per_hour is not None:
             busy = f"{100 * view.useful:.0f} % useful   {view.runs_per_hour:.0f} runs/h   {busy}"
         if view.noise:
@@ -80,6 +82,8 @@ class _Drawing:
         lines.append(self.line(("pool    ", "dim"), (busy, "")))
         if text.money(look):
             lines.append(self.line(("spent   ", "dim"), (text.money(look), "")))
+        if look.waiting:
+            lines.append(self.line(("waiting ", "dim"), (", ".join(look.waiting), "dim")))
         lines.append(self.line(("so far  ", "dim"), (text.counts(look), "")))
         return [*lines, Text()]
 

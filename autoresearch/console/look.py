@@ -12,6 +12,7 @@ from autoresearch.experiment import Run, RunState
 from autoresearch.files import read_tail
 from autoresearch.history import History
 from autoresearch.report import Overview, overview
+from autoresearch.store import WorkerRow
 from autoresearch.study import Study
 from autoresearch.untrusted import clean
 
@@ -62,6 +63,9 @@ class Look:
     lines: tuple[Line, ...]
     notes: tuple[Note, ...]
     workers: int
+    ready: str = ""  # H100 12/13   H200 3/3, where workers come and go
+    rate: float = 0.0  # USD per hour, of the workers that are up
+    waiting: tuple[str, ...] = ()  # what workers that are not ready are doing
 
 
 class Watcher:
@@ -79,6 +83,8 @@ class Watcher:
         row = store.study()
         sessions = store.sessions()
         pool = pool or _pool_of(history) or Counter(dict.fromkeys(row.kinds, 1))
+        ledger = [worker for worker in store.workers() if worker.down_at is None]
+        usage = store.usage(now, study.worst_seconds)
         goal = "lower" if history.goal.sign > 0 else "higher"
         edited = ", ".join(name.rsplit("/", 1)[-1] for name in study.target.editable)
         if history.in_flight():
@@ -92,12 +98,21 @@ class Watcher:
             request=row.request,
             outcome=row.outcome,
             now=now,
-            overview=overview(history, study.tag, workers=sum(pool.values()), now=_until(history, now)),
+            overview=overview(
+                history,
+                study.tag,
+                workers=sum(pool.values()),
+                now=_until(history, now),
+                allocated_seconds=usage.allocated_seconds,
+            ),
             budget=sessions[-1].budget if sessions else Budget(),
-            usage=store.usage(now, study.worst_seconds),
+            usage=usage,
             lines=tuple(self._line(history, run) for run in sorted(history.in_flight(), key=_by_worker)),
             notes=tuple(self._notes(history)),
             workers=sum(pool.values()),
+            ready=_ready(ledger, pool) if ledger else "",
+            rate=sum(worker.price_per_hour for worker in ledger),
+            waiting=tuple(f"{w.name} {clean(w.note, 60)}".rstrip() for w in ledger if not w.ready),
         )
 
     def _line(self, history: History, run: Run) -> Line:
@@ -151,6 +166,14 @@ def _pool_of(history: History) -> Counter[str]:
     """Return the workers ever seen, counted by kind."""
     seen = {(run.worker, run.worker_kind) for run in history.all_runs() if run.worker and run.worker_kind}
     return Counter(kind or "" for _, kind in seen)
+
+
+def _ready(ledger: Sequence[WorkerRow], pool: Counter[str]) -> str:
+    """Return how many workers of each kind take runs, and of how many that are wanted."""
+    ready = Counter(worker.kind for worker in ledger if worker.ready)
+    there = Counter(worker.kind for worker in ledger)
+    kinds = dict.fromkeys([*pool, *there])
+    return "   ".join(f"{kind} {ready[kind]}/{max(pool[kind], there[kind])}" for kind in kinds)
 
 
 def _until(history: History, now: float) -> float:

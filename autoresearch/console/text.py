@@ -87,7 +87,18 @@ def money(look: Look) -> str:
     ):
         if spent or ceiling is not None:
             parts.append(f"{name} ${spent:.2f}" + (f" of {ceiling:g}" if ceiling is not None else ""))
+    if look.rate:
+        parts.append(f"${look.rate:.2f}/h")
+        if look.budget.hours is not None and look.alive:
+            parts.append(f"on course for ${projection(look):.0f}")
     return "   ".join(parts)
+
+
+def projection(look: Look) -> float:
+    """Return what the GPUs will have cost when the hours are over, at today's rate; USD."""
+    left = max(0.0, (look.budget.hours or 0.0) - look.usage.hours)
+    spent = look.usage.gpu_dollars + look.rate * left
+    return spent if look.budget.gpu_dollars is None else min(spent, look.budget.gpu_dollars)
 
 
 def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
@@ -103,7 +114,9 @@ def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
         if view.baseline and view.baseline.value is not None:
             best += f", baseline {view.baseline.value:.5f}"
         best += f", {kept(look)} kept of {view.experiments}"
-    busy = f"{look.pool}, {view.in_flight} in flight, {view.queued} queued"
+    busy = (
+        f"{look.ready.replace('   ', ' + ') or look.pool}, {view.in_flight} in flight, {view.queued} queued"
+    )
     if view.useful is not None and view.runs_per_hour is not None:
         busy += f", {100 * view.useful:.0f} % useful, {view.runs_per_hour:.0f} runs/h"
     lines = [f"{look.tag} {state} {elapsed(look)}, {dispatcher}, {look.agent}", best, busy]
@@ -115,6 +128,8 @@ def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
         and view.last_keep_at
     ):
         lines.append(f"last keep {duration(look.now - view.last_keep_at)} ago: {view.best.hypothesis}"[:80])
+    if look.waiting:
+        lines.append(f"not ready: {', '.join(look.waiting)}"[:80])
     if not look.alive:
         lines.append(look.outcome or "its dispatcher died; continue with `autoresearch run`")
     return lines

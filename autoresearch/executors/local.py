@@ -37,6 +37,7 @@ class LocalExecutor:
     """Runs jobs in folders below `runs`, on the slots it is given."""
 
     poll_seconds = 0.25
+    place = None
 
     def __init__(self, runs: Path, slots: Sequence[Slot]) -> None:
         """Take over the folder. Jobs a dead dispatcher left running there are simply found."""
@@ -104,7 +105,10 @@ class LocalExecutor:
         elif status is JobStatus.LOST:
             end_job(name)
 
-    def close(self) -> None:
+    def release(self, worker: str, *, replace: bool) -> None:
+        """Do nothing: this machine's slots cost nothing while they wait."""
+
+    def close(self, *, release: bool) -> None:
         """Leave running jobs alone: they record their own end and are found by name."""
 
     def _folder(self, name: str) -> Path:

@@ -18,11 +18,12 @@ from autoresearch.store.proposals import ProposalTable
 from autoresearch.store.rows import EXPERIMENTS, RUNS, to_experiment, to_json, to_run
 from autoresearch.store.runs import RunTable, insert_run
 from autoresearch.store.studies import Event, Session, StudyRow, StudyTable
+from autoresearch.store.workers import WorkerRow, WorkerTable
 
-__all__ = ["Event", "Session", "Store", "StudyRow"]
+__all__ = ["Event", "Session", "Store", "StudyRow", "WorkerRow"]
 
 
-class Store(StudyTable, ProposalTable, ExperimentTable, RunTable):
+class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable):
     """Reads and writes one study.
 
     Experiments and runs are cached; the event table tells what to read anew, whoever wrote it.
@@ -118,9 +119,14 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable):
         return History(goal=goal, experiments=dict(self._experiments), runs=dict(self._runs))
 
     def usage(self, now: float, worst_seconds: float) -> Usage:
-        """Return what the study has spent; jobs in flight reserve the rest of their worst case."""
+        """Return what the study has spent.
+
+        A worker in the ledger costs from its first second to its last; elsewhere the jobs cost, and
+        those in flight reserve the rest of their worst case.
+        """
         jobs = self._all(
-            "select price_per_hour, submitted_at, ended_at, outcome from job where price_per_hour > 0"
+            "select price_per_hour, submitted_at, ended_at, outcome from job"
+            " where price_per_hour > 0 and worker not in (select name from worker)"
         )
         spent = reserved = 0.0
         for job in jobs:
@@ -129,6 +135,8 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable):
             spent += job["price_per_hour"] * used / 3600
             if job["outcome"] is None:
                 reserved += job["price_per_hour"] * max(0.0, worst_seconds - used) / 3600
+        workers = self.workers()
+        spent += sum(w.price_per_hour * w.allocated_seconds(now) / 3600 for w in workers)
         hours = sum(s.seen_at - s.started_at for s in self.sessions()) / 3600
         row = self._one("select count(*) from experiment where id != ?", (BASELINE,))
         return Usage(
@@ -136,6 +144,7 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable):
             hours=hours,
             gpu_dollars=spent,
             reserved_dollars=reserved,
+            allocated_seconds=sum(w.allocated_seconds(now) for w in workers),
         )
 
     def _refresh(self) -> None:

@@ -57,8 +57,14 @@ class RunTable(Database):
         return True
 
     def mark_running(self, run: Run, now: float) -> bool:
-        """Note that a submitted run's job was seen running."""
+        """Note that a submitted run's job was seen running; not before the one ahead of it is over."""
+        ahead = (
+            "select 1 from job where outcome is null and started_at is not null"
+            " and worker = (select worker from job where run = ? and attempt = ?)"
+        )
         with self._write() as db:
+            if db.execute(ahead, (run.id, run.attempt)).fetchone() is not None:
+                return False
             if not _move(db, run.id, {RunState.SUBMITTING}, RunState.RUNNING):
                 return False
             db.execute(

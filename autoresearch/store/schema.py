@@ -126,4 +126,29 @@ MIGRATIONS = (
     create trigger event_is_kept before delete on event
         begin select raise(abort, 'events are only appended'); end;
     """,
+    """
+    -- A second run may wait behind the one that runs; two never run on one worker.
+    drop index one_job_on_a_worker;
+    create index job_on_a_worker on job (worker) where outcome is null;
+    create unique index one_started_job_on_a_worker on job (worker)
+        where outcome is null and started_at is not null;
+    create trigger two_jobs_on_a_worker before insert on job
+        when (select count(*) from job where worker = new.worker and outcome is null) >= 2
+        begin select raise(abort, 'a worker has one run and one that waits, no more'); end;
+
+    create table worker (
+        name text primary key,
+        kind text not null,
+        price_per_hour real not null,
+        up_at real not null,              -- since when it is paid for
+        seen_at real not null,
+        down_at real,                     -- when it was released, or was found gone
+        ready integer not null,
+        note text not null
+    ) strict;
+    create trigger worker_is_down before update on worker when old.down_at is not null
+        begin select raise(abort, 'a worker that is down never changes'); end;
+    create trigger worker_stays before delete on worker
+        begin select raise(abort, 'workers are never deleted'); end;
+    """,
 )

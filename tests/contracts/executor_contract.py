@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def job(name: str, script: str, timeout: float = 60.0, **env: str) -> JobSpec:
     )
 
 
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Return once something holds; fail after some time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never held"
+        time.sleep(0.02)
+
+
 def wait_for(executor: Executor, name: str, wanted: set[JobStatus], seconds: float = 60.0) -> JobStatus:
     """Return the job's status once it is one of the wanted; fail after some time."""
     deadline = time.monotonic() + seconds
@@ -46,7 +55,7 @@ class ExecutorContract:
         raise NotImplementedError
 
     def worker(self, executor: Executor) -> str:
-        return executor.workers()[0].name
+        return next(worker.name for worker in executor.workers() if worker.ready)
 
     def test_it_has_workers_with_names_and_kinds(self, executor: Executor) -> None:
         workers = executor.workers()
@@ -128,5 +137,5 @@ class ExecutorContract:
             name = f"t-e0002.1-a{attempt}"
             executor.submit(job(name, f"print({attempt})"), self.worker(executor))
             wait_for(executor, name, OVER)
-        logs = [Path(executor.fetch(f"t-e0002.1-a{n}").log).read_text().strip() for n in (1, 2)]
+        logs = [Path(executor.fetch(f"t-e0002.1-a{n}").log).read_text().splitlines()[0] for n in (1, 2)]
         assert logs == ["1", "2"]

@@ -144,12 +144,44 @@ class StoreContract:
         found = store.run("e0001.1")
         assert (found.state, found.worker, found.worker_kind) == (RunState.SUBMITTING, "cpu-01", "cpu")
 
-    def test_a_worker_never_holds_two_jobs(self, store: Store) -> None:
+    def test_a_worker_holds_one_job_and_one_that_waits(self, store: Store) -> None:
         begin(store)
         submitted(store, "e0001.1")
-        with pytest.raises(Exception, match="UNIQUE"):
-            store.claim(store.run("e0001.2"), "t", CPU, NOW)
-        assert store.run("e0001.2").state is RunState.QUEUED, "the whole transaction was undone"
+        submitted(store, "e0001.2")
+        with pytest.raises(Exception, match="no more"):
+            store.claim(store.run("e0001.3"), "t", CPU, NOW)
+        assert store.run("e0001.3").state is RunState.QUEUED, "the whole transaction was undone"
+
+    def test_two_runs_never_run_on_one_worker(self, store: Store) -> None:
+        begin(store)
+        first = submitted(store, "e0001.1")
+        second = submitted(store, "e0001.2")
+        assert store.mark_running(first, NOW)
+        assert not store.mark_running(second, NOW)
+        store.close_run(first, measurement=Measurement(value=1.0), now=NOW)
+        assert store.mark_running(second, NOW)
+
+    def test_a_paid_worker_costs_from_its_first_second_to_its_last(self, store: Store) -> None:
+        begin(store)
+        worker = Worker(name="h100-01", kind="H100", price_per_hour=3.6, up_at=NOW, ready=True)
+        store.note_workers([worker], lasting=1200, now=NOW + 10)
+        assert store.usage(NOW + 100, 600.0).gpu_dollars == pytest.approx(0.1)
+        store.claim(store.run("e0001.1"), "t", worker, NOW + 20)
+        assert store.usage(NOW + 100, 600.0).gpu_dollars == pytest.approx(0.1), "its runs cost nothing more"
+        assert store.usage(NOW + 100, 600.0).allocated_seconds == pytest.approx(100)
+        store.note_workers([], lasting=1200, now=NOW + 200)
+        assert store.usage(NOW + 9999, 600.0).gpu_dollars == pytest.approx(0.2)
+        (row,) = store.workers()
+        assert (row.name, row.down_at, row.ready) == ("h100-01", NOW + 200, False)
+
+    def test_a_worker_that_went_with_its_dispatcher_costs_for_as_long_as_it_can_have_lasted(
+        self, store: Store
+    ) -> None:
+        begin(store)
+        worker = Worker(name="h100-01", kind="H100", price_per_hour=3.6, up_at=NOW)
+        store.note_workers([worker], lasting=1200, now=NOW + 300)
+        store.note_workers([], lasting=1200, now=NOW + 90_000)
+        assert store.usage(NOW + 90_000, 600.0).allocated_seconds == pytest.approx(1500)
 
     def test_a_measurement_is_kept_to_the_last_digit(self, store: Store) -> None:
         begin(store)

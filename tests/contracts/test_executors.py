@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,8 +17,10 @@ import pytest
 from autoresearch.config import Pool
 from autoresearch.errors import PoolError, StorageError
 from autoresearch.executors.local import LocalExecutor, find_gpus, kind_of, slots
+from autoresearch.executors.sky.executor import SkyPilotExecutor
 from autoresearch.experiment import JobStatus
-from executor_contract import OVER, ExecutorContract, job, wait_for
+from executor_contract import OVER, ExecutorContract, job, wait_for, wait_until
+from sky_pool import sky_executor
 
 
 class TestLocalExecutor(ExecutorContract):
@@ -30,7 +33,7 @@ class TestLocalExecutor(ExecutorContract):
     ) -> None:
         name = "t-e0003.1-a1"
         executor.submit(job(name, "import time; time.sleep(1); print('done')"), "cpu-01")
-        executor.close()
+        executor.close(release=False)
         other = LocalExecutor(tmp_path / "runs", slots(Pool(workers={"cpu": 1})))
         assert other.poll([name])[name] is JobStatus.RUNNING
         assert wait_for(other, name, OVER) is JobStatus.DONE
@@ -197,3 +200,12 @@ def test_gpus_are_found_through_the_driver(tmp_path: Path, monkeypatch: pytest.M
         ("h200-01", "1"),
     ]
     assert {s.env["AUTORESEARCH_DEVICE"] for s in found} == {"cuda"}
+
+
+class TestSkyPilotExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self, tmp_path: Path) -> Iterator[SkyPilotExecutor]:
+        executor = sky_executor(tmp_path)
+        wait_until(lambda: any(worker.ready for worker in executor.workers()))
+        yield executor
+        executor.close(release=True)

@@ -1,0 +1,1 @@
+"""Jobs on whatever SkyPilot reaches: Kubernetes, clouds, Slurm."""
