@@ -230,7 +230,7 @@ def stop(
 @app.command()
 @guard
 def down(*, study: Tag = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """Take down the machines of a study that nobody dispatches."""
+    """Take down the machines that a study has left."""
     from autoresearch.cli.machines import down
 
     down(folder, study, as_json=as_json)
@@ -239,7 +239,7 @@ def down(*, study: Tag = None, as_json: Json = False, folder: Folder = HERE) -> 
 @app.command()
 @guard
 def reap(*, as_json: Json = False, folder: Folder = HERE) -> None:
-    """Take down the machines of all studies here whose dispatcher is dead."""
+    """Take down the machines of all studies whose dispatcher died."""
     from autoresearch.cli.machines import reap
 
     reap(folder, as_json=as_json)
