@@ -24,7 +24,8 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
-	$(BIN)/python -m pytest -q -n auto -m slow -rs
+	$(BIN)/python -m pytest -q -n auto -m "slow and not sky" -rs
+	$(BIN)/python -m pytest -q -m sky -rs
 
 check: install
 	$(BIN)/ruff check -q .

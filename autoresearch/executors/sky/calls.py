@@ -30,7 +30,7 @@ _MESSAGE_CHARACTERS = 400
 _GONE = frozenset({"ClusterDoesNotExist", "ClusterNotUpError"})
 _UNAVAILABLE = frozenset({"ResourcesUnavailableError", "ResourcesMismatchError", "NoCloudAccessError"})
 _DOWN = frozenset({"ApiServerConnectionError", "ConnectionError"})
-_LOCKED = frozenset({"ApiServerAuthenticationError"})
+_LOCKED = frozenset({"ApiServerAuthenticationError", "JSONDecodeError"})  # the latter of a login page
 _UNANSWERED = frozenset(
     {
         "RequestException",
