@@ -58,7 +58,6 @@ from autoresearch.workspace import Commit
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
-UNSEEN_SECONDS = 1200.0  # a paid worker goes away by itself within that, when its dispatcher is gone
 UNLIMITED = 1_000_000
 
 
@@ -149,9 +148,9 @@ class Dispatcher:
             self._store.touch_session(self._session, self._clock.now())
             if self._preflight:
                 self._preflight.close([p.number or 0 for p in self._store.waiting_proposals()])
-            self._executor.close(release=over)
+            left = self._executor.close(release=over)
             if over:
-                self._note_workers(())
+                self._note_workers(left)
 
     def request(self, request: Request) -> None:
         """Ask for an end; safe to call from a signal handler or another thread."""
@@ -185,7 +184,8 @@ class Dispatcher:
         return None
 
     def _note_workers(self, workers: Sequence[Worker]) -> None:
-        self._store.note_workers(workers, lasting=UNSEEN_SECONDS, now=self._clock.now())
+        lasting = 60 * self._config.pool.idle_minutes + self._study.worst_seconds
+        self._store.note_workers(workers, lasting=lasting, now=self._clock.now())
 
     def snapshot(self) -> Snapshot:
         """Return one picture of the study, its jobs and its agent."""

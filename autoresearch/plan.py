@@ -229,20 +229,26 @@ def _taking(snapshot: Snapshot) -> list[Worker]:
 def _release(snapshot: Snapshot) -> Iterator[Release]:
     """Yield the idle workers that cost by the hour, once the study can only wait for what runs.
 
-    The last ones go with the dispatcher's end.
+    One is kept of every kind on which what runs may yet be judged. The last ones go with the
+    dispatcher's end.
     """
-    busy = {run.worker for run in snapshot.history.in_flight()}
-    if not busy or (snapshot.request is Request.NONE and not _winding_down(snapshot)):
+    history = snapshot.history
+    busy = {run.worker for run in history.in_flight()}
+    stopping = snapshot.request is not Request.NONE or _blocking(snapshot) is not None
+    if not busy or not (stopping or _winding_down(snapshot)):
         return
-    for worker in snapshot.workers:
-        if worker.held and worker.name not in busy:
+    incumbent = history.incumbent()
+    judged = {e.id for e in history.experiments.values() if e.verdict is None or e is incumbent}
+    kinds = set() if stopping else {run.worker_kind for run in history.all_runs() if run.experiment in judged}
+    left = Counter(worker.kind for worker in snapshot.workers if worker.held)
+    for worker in sorted(snapshot.workers, key=lambda worker: worker.ready):
+        if worker.held and worker.name not in busy and (left[worker.kind] > 1 or worker.kind not in kinds):
+            left[worker.kind] -= 1
             yield Release(worker=worker.name)
 
 
 def _winding_down(snapshot: Snapshot) -> bool:
-    """Whether no run can be started any more, whatever those in flight bring."""
-    if _blocking(snapshot) is not None:
-        return True
+    """Whether no new experiment can come, and nothing waits."""
     over = not room_for_experiments(snapshot.budget, snapshot.usage) or snapshot.agent_gone
     return over and not (snapshot.history.queued() or snapshot.proposals or snapshot.asked)
 

@@ -69,10 +69,10 @@ class Executor(Protocol):
         """Give a worker back for good: another takes its place, or none does. May be nothing."""
         ...
 
-    def close(self, *, release: bool) -> None:
+    def close(self, *, release: bool) -> Sequence[Worker]:
         """End the connection; with `release` give back what is ours, and only that.
 
-        Without, jobs run on and can be picked up again by name.
+        Without, jobs run on and can be picked up again by name. Returns the workers that are still there.
         """
         ...
 

@@ -35,6 +35,8 @@ def look(workers: int = 16, **changes: object) -> Look:
             purpose="screen",
             state=RunState.RUNNING,
             share=None if i == 2 else i / 16,
+            estimated=i == 3,
+            behind=False,
             loss=None if i == 2 else 2.713,
             against_best=-0.004 if i % 2 else 0.012,
             hypothesis=LONG,
@@ -168,3 +170,16 @@ def test_a_watcher_sees_progress_against_the_best_at_equal_progress(lab: Lab) ->
     assert not seen.alive
     assert seen.pool == "2 cpu"
     assert [note.kind for note in seen.notes][-1] == "keep"
+
+
+def test_a_pool_that_is_paid_for_shows_who_is_ready_what_it_costs_and_who_is_waited_for() -> None:
+    seen = look(ready="H100 12/13   H200 3/3", rate=32.9, waiting=("h100-13 launching",))
+    shown = "\n".join(drawn(seen, 100, 40))
+    assert "H100 12/13   H200 3/3" in shown
+    assert "GPU $104.20 of 300   $32.90/h   on course for $262" in shown
+    assert "waiting h100-13 launching" in shown
+    assert "~ 19 %" in shown, "progress that only the clock tells is marked"
+    told = "\n".join(text.status_lines(seen))
+    assert "H100 12/13 + H200 3/3, " in told
+    assert "not ready: h100-13 launching" in told
+    assert all(len(line) <= 80 for line in text.status_lines(seen))

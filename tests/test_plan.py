@@ -353,6 +353,22 @@ def test_idle_workers_that_cost_are_released_when_only_waiting_is_left() -> None
     assert plan(snapshot(past, workers=kept, agent_gone=True), POLICY) == []
 
 
+def test_one_worker_is_kept_of_each_kind_on_which_what_runs_may_yet_be_judged() -> None:
+    """The best is being measured on H200; then it may have to be on H100, where e0002 ran."""
+    waits = (experiment(2), run("e0002.1", 0.1, kind="H100"))
+    last = run("e0001.4", state=RunState.RUNNING, worker="h200-01", worker_kind="H200")
+    past = history(*baseline(1.0, 1.1, kind="H200"), last, *waits)
+    names = ("h100-01", "h100-02", "h200-01", "h200-02", "a100-01")
+    pool = tuple(
+        Worker(name=n, kind=n[:4].upper(), up_at=NOW, held=True, ready=n != "h100-02") for n in names
+    )
+    seen = {"workers": pool, "agent_gone": True}
+    released = {action.worker for action in plan(snapshot(past, **seen), POLICY)}
+    assert released == {"h100-02", "h200-02", "a100-01"}, "of two idle ones, that which is not ready goes"
+    draining = plan(snapshot(past, workers=pool, request=Request.DRAIN), POLICY)
+    assert {action.worker for action in draining} == set(names) - {"h200-01"}
+
+
 def test_nothing_is_released_while_work_may_come() -> None:
     last = run("e0002.1", state=RunState.RUNNING, worker="h100-01", worker_kind="H100")
     pool = tuple(Worker(name=f"h100-0{n}", kind="H100", up_at=NOW, held=True) for n in (1, 2))

@@ -43,7 +43,10 @@ class UnfitError(Exception):
 
 def child_environment(spec: Spec, scratch: Path) -> dict[str, str]:
     """Return the environment edited code sees: what training needs and nothing of ours."""
-    passed = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES")
+    passed = (
+        *("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
+        "AUTORESEARCH_FOLDER",  # whose it is, for whoever has to end it
+    )
     env = {name: os.environ[name] for name in passed if name in os.environ}
     compiled = prepare.cache_dir().with_name("compiled")
     env |= {

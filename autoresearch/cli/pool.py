@@ -52,7 +52,7 @@ def make_executor(opened: Study, config: Config, *, keep_workers: bool, wake: Ca
         config.pool,
         study=opened.tag,
         state=opened.state,
-        usual_seconds=1.2 * opened.target.seconds + 60,
+        usual_seconds=opened.target.seconds + 20,  # rather early: a look in vain costs less than an idle GPU
         keep_workers=keep_workers,
         wake=wake,
     )

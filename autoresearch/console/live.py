@@ -118,12 +118,13 @@ class _Drawing:
 
     def _bar(self, line: Line) -> str:
         if line.share is None:
-            return "starting"
+            return "waits" if line.behind else "starting"
         full, empty = ("█", "░") if self._unicode else ("#", "-")
         filled = round(line.share * BAR_CELLS)
         if line.share >= 0.999:
             return full * BAR_CELLS + " eval"
-        return full * filled + empty * (BAR_CELLS - filled) + f" {100 * line.share:3.0f} %"
+        about = "~" if line.estimated else " "
+        return full * filled + empty * (BAR_CELLS - filled) + f"{about}{100 * line.share:3.0f} %"
 
     def note(self, note: Note) -> Text:
         """Return one line of what happened."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from autoresearch.budget import Budget, Usage
 from autoresearch.experiment import Run, RunState
@@ -18,6 +18,7 @@ from autoresearch.untrusted import clean
 
 TAIL_BYTES = 8 << 10  # of a running job's log: a few progress lines
 CURVE_BYTES = 4 << 20
+STARTUP_SECONDS = 20.0  # beside the budget, before a run was measured
 EVENT_KINDS = ("keep", "discard", "crash", "refused", "requeued", "agent_failed")
 
 
@@ -30,6 +31,8 @@ class Line:
     purpose: str
     state: RunState
     share: float | None  # of the training budget, 0 to 1
+    estimated: bool  # the share is the time's, of how long runs take: the log is elsewhere
+    behind: bool  # it waits behind another run of its worker
     loss: float | None
     against_best: float | None  # training loss minus the best run's at equal progress
     hypothesis: str
@@ -107,13 +110,34 @@ class Watcher:
             ),
             budget=sessions[-1].budget if sessions else Budget(),
             usage=usage,
-            lines=tuple(self._line(history, run) for run in sorted(history.in_flight(), key=_by_worker)),
+            lines=tuple(self._lines(history, now)),
             notes=tuple(self._notes(history)),
             workers=sum(pool.values()),
             ready=_ready(ledger, pool) if ledger else "",
             rate=sum(worker.price_per_hour for worker in ledger),
             waiting=tuple(f"{w.name} {clean(w.note, 60)}".rstrip() for w in ledger if not w.ready),
         )
+
+    def _lines(self, history: History, now: float) -> Iterator[Line]:
+        """Yield what every worker does, the run that trains before the one that waits."""
+        seen: set[str | None] = set()
+        for run in sorted(history.in_flight(), key=_by_worker):
+            line = self._line(history, run)
+            if line.share is None and run.state is RunState.RUNNING:
+                line = replace(line, share=self._elapsed_share(history, run, now), estimated=True)
+            yield replace(line, behind=run.worker in seen)
+            seen.add(run.worker)
+
+    def _elapsed_share(self, history: History, run: Run, now: float) -> float:
+        """Return how far a run should be, by the time that runs on its kind of worker take."""
+        lasted = sorted(
+            other.ended_at - other.started_at
+            for other in history.all_runs()
+            if other.measurement and other.worker_kind == run.worker_kind
+            if other.ended_at is not None and other.started_at is not None
+        )
+        usual = lasted[len(lasted) // 2] if lasted else self._study.target.seconds + STARTUP_SECONDS
+        return min(0.99, max(0.0, (now - (run.started_at or now)) / max(usual, 0.1)))
 
     def _line(self, history: History, run: Run) -> Line:
         from autoresearch.logparse import parse_progress
@@ -127,6 +151,8 @@ class Watcher:
             purpose=str(run.purpose),
             state=run.state,
             share=progress.share if progress else None,
+            estimated=False,
+            behind=False,
             loss=progress.loss if progress else None,
             against_best=progress.loss - reference if known else None,  # type: ignore[operator, union-attr]
             hypothesis=clean(history.experiments[run.experiment].hypothesis),
@@ -184,5 +210,5 @@ def _until(history: History, now: float) -> float:
     return max(ends, default=now)
 
 
-def _by_worker(run: Run) -> tuple[str, str]:
-    return (run.worker or "", run.id)
+def _by_worker(run: Run) -> tuple[str, bool, float]:
+    return (run.worker or "", run.state is not RunState.RUNNING, run.submitted_at or 0.0)

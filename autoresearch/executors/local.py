@@ -19,7 +19,7 @@ from pathlib import Path
 
 from autoresearch.config import KINDS, Pool
 from autoresearch.errors import PoolError, StorageError
-from autoresearch.executors.processes import end_job
+from autoresearch.executors.processes import JOB_VARIABLE, end_job
 from autoresearch.experiment import JobResult, JobSpec, JobStatus, Worker
 
 DEFAULT_CPU_WORKERS = 2
@@ -51,7 +51,7 @@ class LocalExecutor:
     def submit(self, job: JobSpec, worker: str) -> None:
         """Start a job in its folder, unless it was started before."""
         folder = self._runs / job.folder
-        env = {**job.env, **self._slots[worker].env}
+        env = {**job.env, **self._slots[worker].env, JOB_VARIABLE: str(folder)}
         _create(folder, job, env)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -103,13 +103,14 @@ class LocalExecutor:
         if status is JobStatus.RUNNING:
             (folder / "cancel").touch()
         elif status is JobStatus.LOST:
-            end_job(name)
+            end_job(str(folder))
 
     def release(self, worker: str, *, replace: bool) -> None:
         """Do nothing: this machine's slots cost nothing while they wait."""
 
-    def close(self, *, release: bool) -> None:
+    def close(self, *, release: bool) -> Sequence[Worker]:  # noqa: ARG002  there is nothing to give back
         """Leave running jobs alone: they record their own end and are found by name."""
+        return self.workers()
 
     def _folder(self, name: str) -> Path:
         """Return a job's folder from its name, STUDY-e0042.1-a1."""

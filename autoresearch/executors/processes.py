@@ -13,7 +13,7 @@ import psutil
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-JOB_VARIABLE = "AUTORESEARCH_RUN"  # set in every process of a job
+JOB_VARIABLE = "AUTORESEARCH_FOLDER"  # set in every process of a job; a name may occur in other studies too
 
 
 def die_with_parent() -> None:
@@ -41,12 +41,12 @@ def end_descendants(grace_seconds: float = 0.0) -> None:
         psutil.wait_procs(alive, timeout=0.2)
 
 
-def end_job(name: str, seconds: float = 5.0) -> int:
-    """Kill every process of this user that carries a job's name; return how many there were."""
+def end_job(folder: str, seconds: float = 5.0) -> int:
+    """Kill every process of this user that carries a job's folder; return how many there were."""
     found = 0
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        strays = list(_carrying(name))
+        strays = list(_carrying(folder))
         if not strays:
             break
         found += len(strays)
@@ -56,10 +56,10 @@ def end_job(name: str, seconds: float = 5.0) -> int:
     return found
 
 
-def _carrying(name: str) -> Iterator[psutil.Process]:
+def _carrying(folder: str) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get(JOB_VARIABLE) == name:
+            if process.pid != os.getpid() and process.environ().get(JOB_VARIABLE) == folder:
                 yield process
         except (psutil.Error, OSError):  # gone, or another user's
             continue

@@ -6,6 +6,8 @@ import importlib
 import sys
 from pathlib import Path
 
+import typer
+
 from autoresearch.agents.scripted import ScriptedAgent
 from autoresearch.cli.output import guard
 from autoresearch.experiment import Edit, Proposal
@@ -17,7 +19,10 @@ EDITS = {
         "        budget.step()\n        if budget.steps == 10:\n            raise ValueError('on purpose')\n",
     ),
     "less momentum": ("MUON_MOMENTUM = 0.95", "MUON_MOMENTUM = 0.9"),
-    "a longer warmdown": ("WARMDOWN_RATIO = 0.5", "WARMDOWN_RATIO = 0.7"),
+    "takes its time": (
+        "        budget.step()\n",
+        "        budget.step()\n        if budget.steps == 5:\n            time.sleep(60)\n",
+    ),
 }
 SCRIPT = [
     Proposal(hypothesis=hypothesis, edits=(Edit(old=old, new=new),), parent="e0001", author="test")
@@ -28,4 +33,7 @@ if __name__ == "__main__":
     command = importlib.import_module("autoresearch.cli.run")  # the package has a function of that name
     command.make_agent = lambda _: ScriptedAgent(SCRIPT)
     wishes = command.Wishes(yes=True, keep_workers="--keep" in sys.argv)
-    guard(command.run)(Path(sys.argv[1]), "t", wishes)
+    try:
+        guard(command.run)(Path(sys.argv[1]), "t", wishes)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)

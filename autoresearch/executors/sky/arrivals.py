@@ -99,18 +99,25 @@ class Arrivals:
         def judge(answer: Answer) -> None:
             if machine.stage is not Stage.LAUNCHING:
                 return
+            machine.launched_at = machine.launched_at or began[0]
             if answer.error is None:
                 self.came_up(machine, began[0], "setting up")
             else:
                 self._launch_failed(machine, answer.error)
 
-        self._requests.start(f"launch {record.cluster}", "heavy", call, judge)
+        # launches take minutes: one place is left for handing jobs over
+        self._requests.start(f"launch {record.cluster}", "heavy", call, judge, gives_way=True)
+
+    def _late(self, machine: Machine) -> bool:
+        began = machine.launched_at
+        return began is not None and self._now() - began > 60 * self._pool.launch_minutes
 
     def _launch_failed(self, machine: Machine, error: PoolError) -> None:
         now, note = self._now(), clean(error.message, 120)
         if isinstance(error, UnansweredError):
             machine.move(Stage.UNCLEAR, now, note, due=now + self._pace.unclear_look)
         elif isinstance(error, UnavailableError):
+            machine.launched_at = None
             self._owner.unavailable(machine)
             machine.move(Stage.WANTED, now, f"none to be had: {note}")
         else:
@@ -121,7 +128,7 @@ class Arrivals:
         now = self._now()
         machine.due = now + self._pace.unclear_look
         name = machine.cluster
-        late = now - machine.since > 60 * self._pool.launch_minutes
+        late = self._late(machine)
 
         def call() -> tuple[Sequence[SkyCluster], bool, Sequence[SkyJob]]:
             pending = self._client.pending(name)
@@ -134,7 +141,7 @@ class Arrivals:
                 return
             found, pending, jobs = answer.value
             if any(job.name == name for job in jobs):
-                self.came_up(machine, machine.since, "setting up")
+                self.came_up(machine, machine.launched_at or machine.since, "setting up")
             elif late or (found and found[0].state is ClusterState.STOPPED):
                 self._owner.lose(machine, f"not up after {self._pool.launch_minutes} minutes")
             elif not pending:
@@ -144,12 +151,8 @@ class Arrivals:
 
     def look_at_setup(self, machine: Machine) -> None:
         """See whether a machine's first job, its warm-up, is over."""
-        now = self._now()
-        machine.due = now + self._pace.setup_look
+        machine.due = self._now() + self._pace.setup_look
         name = machine.cluster
-        if now - machine.since > 60 * self._pool.launch_minutes:
-            self._owner.lose(machine, f"not set up after {self._pool.launch_minutes} minutes")
-            return
 
         def judge(answer: Answer) -> None:
             if machine.stage is not Stage.SETTING_UP:
@@ -157,27 +160,35 @@ class Arrivals:
             if isinstance(answer.error, GoneError):
                 self._owner.doubt(machine)
             elif answer.error is None:
-                mine = [job for job in answer.value if job.name == name]
-                self._setup_seen(machine, mine[-1] if mine else None)
+                self._setup_seen(machine, [job for job in answer.value if job.name == name])
+            elif not isinstance(answer.error, UnansweredError) and self._late(machine):
+                self._owner.failed(machine, f"not set up: {clean(answer.error.message, 120)}")
 
         self._requests.start(f"queue {name}", "light", lambda: self._client.queue(name), judge)
 
-    def _setup_seen(self, machine: Machine, job: SkyJob | None) -> None:
+    def _setup_seen(self, machine: Machine, warm_ups: Sequence[SkyJob]) -> None:
         now = self._now()
-        if job is None:
+        if not warm_ups:
             machine.move(Stage.WANTED, now)
-        elif job.state is JobState.SUCCEEDED:
+        elif any(job.state is JobState.SUCCEEDED for job in warm_ups):
             machine.move(Stage.READY, now, due=float("inf"))
             self._owner.ready(machine)
-        elif job.state.over:
-            path = self._ledger.log(machine.name)
-
-            def judge(_: Answer) -> None:
-                self._owner.failed(machine, f"its setup failed: {_last_line(path)} (see {path})")
-
-            call = lambda: self._client.logs(machine.cluster, job.id, path)  # noqa: E731
+            if not machine.guarded:
+                self._check_autodown(machine)
+        elif warm_ups[-1].state.over:
             machine.due = float("inf")
-            self._requests.start(f"setup log {machine.cluster}", "light", call, judge)
+            self._setup_failed(machine, warm_ups[-1].id)
+        elif self._late(machine):
+            self._owner.failed(machine, f"not set up after {self._pool.launch_minutes} minutes")
+
+    def _setup_failed(self, machine: Machine, job: int) -> None:
+        path = self._ledger.log(machine.name)
+
+        def judge(_: Answer) -> None:
+            self._owner.failed(machine, f"its setup failed: {_last_line(path)} (see {path})")
+
+        call = lambda: self._client.logs(machine.cluster, job, path)  # noqa: E731
+        self._requests.start(f"setup log {machine.cluster}", "light", call, judge)
 
     def came_up(self, machine: Machine, at: float, note: str) -> None:
         """Note that a machine is up, and paid for since some time; its setup goes on."""
@@ -190,16 +201,19 @@ class Arrivals:
         """See that a machine will go away by itself, and ask for it again where it would not."""
         name, minutes = machine.cluster, self._pool.idle_minutes
 
+        def is_set() -> bool:
+            found = self._client.clusters([name])
+            return any(c.autodown and c.idle_minutes is not None for c in found)
+
         def call() -> bool:
-            for _ in range(2):
-                found = self._client.clusters([name])
-                if any(c.autodown and c.idle_minutes is not None for c in found):
-                    return True
-                self._client.set_autodown(name, minutes)
-            return False
+            if is_set():
+                return True
+            self._client.set_autodown(name, minutes)
+            return is_set()
 
         def judge(answer: Answer) -> None:
-            if answer.value is not True:
+            machine.guarded = answer.value is True
+            if not machine.guarded:
                 log.warning("machine %s: autodown could not be verified: %s", name, answer.error or "not set")
 
         self._requests.start(f"autodown {name}", "light", call, judge)
@@ -207,4 +221,4 @@ class Arrivals:
 
 def _last_line(path: Path) -> str:
     lines = read_tail(path, 4096).decode(errors="replace").strip().splitlines()
-    return clean(lines[-1], 100) if lines else "no output"
+    return clean(lines[-1]) if lines else "no output"

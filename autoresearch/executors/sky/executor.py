@@ -80,7 +80,7 @@ class SkyPilotExecutor:
         self._step()
         if self._fleet.error is not None:
             raise self._fleet.error
-        return [self._worker(machine, slot) for machine in self._fleet.machines for slot in machine.slots]
+        return self._all_workers()
 
     def submit(self, job: JobSpec, worker: str) -> None:
         """Hand a job to a worker, in the background; nothing where it was handed over before."""
@@ -91,7 +91,7 @@ class SkyPilotExecutor:
             return
         task = render.experiment_task(self._recipe, job, kind=machine.record.kind)
         heading = f"One run on worker {worker}. `sky launch` on this file sets a machine up and repeats it."
-        self._folders.begin(job.name, worker, render.to_yaml(task, heading))
+        self._folders.begin(job.name, worker, job.timeout_seconds, render.to_yaml(task, heading))
         sent = render.with_secrets(render.on_a_worker(task), self._recipe.secrets)
         self._jobs.start(job.name, machine, worker, job.timeout_seconds, sent)
 
@@ -121,15 +121,14 @@ class SkyPilotExecutor:
         if machine.released >= set(machine.slots):
             self._fleet.give_back(machine, "no longer needed", replace=False)
 
-    def close(self, *, release: bool) -> None:
-        """Take our machines down and see them gone, or leave all as it is.
+    def close(self, *, release: bool) -> Sequence[Worker]:
+        """Take our machines down and see them gone, or leave all as it is; return what is left.
 
         Raises PoolError, naming them, where some could not be taken down.
         """
         if not release or self._keep:
-            return
-        for machine in list(self._fleet.machines):
-            self._fleet.give_back(machine, "the study ended", replace=False)
+            return self._all_workers()
+        self._fleet.disband("the study ended")
         deadline = time.monotonic() + self._pace.closing
         while self._fleet.machines and time.monotonic() < deadline:
             self._requests.settle()
@@ -141,6 +140,7 @@ class SkyPilotExecutor:
                 f"could not take down {', '.join(left)}",
                 f"`autoresearch down` tries again; idle, they go in {self._pool.idle_minutes} minutes",
             )
+        return ()
 
     def _lose_jobs(self, machine: Machine) -> None:
         self._jobs.lose(machine)
@@ -150,6 +150,9 @@ class SkyPilotExecutor:
         self._requests.settle()
         self._fleet.tend()
         self._jobs.look()
+
+    def _all_workers(self) -> Sequence[Worker]:
+        return [self._worker(machine, slot) for machine in self._fleet.machines for slot in machine.slots]
 
     def _worker(self, machine: Machine, slot: str) -> Worker:
         kind = machine.record.kind

@@ -58,7 +58,6 @@ class Fleet:
         self._failures: Counter[str] = Counter()
         self._paused: dict[str, float] = {}
         self.error: PoolError | None = None  # why no machine can be had at all
-        self._recognised = False
         self._arrivals = Arrivals(client, requests, ledger, recipe, pool, now, pace, self)
         self.machines: list[Machine] = [
             Machine(record=record, stage=Stage.UNSEEN, since=now(), up_at=ledger.up_at(record.name))
@@ -75,34 +74,37 @@ class Fleet:
         """Start what machines need next."""
         now = self._now()
         self._fill(now)
-        if not self._recognised:
-            self._recognise(now)
+        self._recognise(now)
         for machine in list(self.machines):
-            if now >= machine.due and (self._recognised or machine.stage is Stage.LEAVING):
+            if now >= machine.due:
                 self._tend(machine, now)
 
     def give_back(self, machine: Machine, note: str, *, replace: bool) -> None:
-        """Take a machine down; unless it is to be replaced, the pool is smaller for good."""
+        """Take a machine down with all that runs there; not replaced, the pool is smaller for good."""
         if machine.stage is Stage.LEAVING:
             return
         if not replace:
             self._wanted[machine.record.kind] -= 1
-        launched = machine.stage is not Stage.WANTED
+        self._on_lost(machine)
         machine.move(Stage.LEAVING, self._now(), note)
-        if launched:
+        if self._ledger.knows(machine.name):
             self._take_down(machine)
         else:
             self._forget(machine)
+
+    def disband(self, note: str) -> None:
+        """Take all machines down, and want none."""
+        for machine in list(self.machines):
+            self.give_back(machine, note, replace=False)
+        self._wanted = dict.fromkeys(self._wanted, 0)
 
     def lose(self, machine: Machine, note: str) -> None:
         """Give up a machine that vanished or broke, and have it replaced."""
         if machine.stage is Stage.LEAVING:
             return
         log.warning("machine %s is lost: %s", machine.name, note)
-        young = machine.stage is not Stage.READY or self._now() - machine.since < self._pace.longest_pause
-        if young:
-            self._fail(machine.record.kind, note, final=False)
-        self._on_lost(machine)
+        if machine.stage is not Stage.READY or self._now() - machine.since < self._pace.longest_pause:
+            self._count_failure(machine.record.kind)
         self.give_back(machine, note, replace=True)
 
     def doubt(self, machine: Machine) -> None:
@@ -126,32 +128,25 @@ class Fleet:
             taken = {number_of(m.name) for m in living}
             numbers = [n for n in range(1, wanted + len(living) + 1) if n not in taken]
             for number in numbers[: max(0, wanted - len(living))]:
-                name = self._free_name(kind, number)
+                name = self._ledger.name(kind, number)
                 record = MachineRecord(
                     name=name,
                     cluster=self._ledger.cluster(name),
                     kind=kind,
                     gpus=self._pool.gpus_per_cluster,
                 )
-                self.machines.append(Machine(record=record, stage=Stage.WANTED, since=now))
+                self.machines.append(Machine(record=record, stage=Stage.UNSEEN, since=now))
             for extra in living[wanted:]:
-                if extra.stage is not Stage.UNSEEN:
-                    self._wanted[kind] += 1  # giving it back takes one off
-                    self.give_back(extra, "the pool asks for fewer", replace=False)
-
-    def _free_name(self, kind: str, number: int) -> str:
-        name = self._ledger.name(kind, number)
-        while any(m.name == name for m in self.machines):
-            base, generation = f"{kind.lower()}-{number:02d}", 2
-            while any(m.name == f"{base}-{generation}" for m in self.machines):
-                generation += 1
-            name = f"{base}-{generation}"
-        return name
+                self._wanted[kind] += 1  # giving it back takes one off
+                self.give_back(extra, "the pool asks for fewer", replace=False)
 
     def _recognise(self, now: float) -> None:
-        """Ask once what there is under our names: machines to adopt, and names that others use."""
-        ours = {m.cluster for m in self.machines if m.stage is Stage.UNSEEN}
-        names = [m.cluster for m in self.machines]
+        """Ask what there is under the names of machines not seen yet: ours to adopt, or another's."""
+        unseen = [m for m in self.machines if m.stage is Stage.UNSEEN]
+        if not unseen or now < self._paused.get("", 0.0):
+            return
+        names = [m.cluster for m in unseen]
+        ours = {m.cluster for m in unseen if self._ledger.knows(m.name)}
 
         def call() -> tuple[Sequence[SkyCluster], set[str]]:
             found = self._client.clusters(names, refresh=bool(ours))
@@ -166,36 +161,39 @@ class Fleet:
             there = {c.name: c for c in found}
             foreign = sorted(set(there) - ours)
             if foreign:
+                self._paused[""] = self._now() + self._pace.first_pause
                 self.error = PoolError(
                     f"cluster {foreign[0]} exists and is not of this study",
                     "start another study with --study, or take that cluster down",
                 )
-            self._recognised = True
-            for machine in self.machines:
+                return
+            for machine in unseen:
                 if machine.stage is Stage.UNSEEN:
                     self._adopt(machine, there.get(machine.cluster), machine.cluster in pending)
 
-        if now >= self._paused.get("", 0.0):
-            self._requests.start("recognise", "light", call, judge)
+        self._requests.start("recognise", "light", call, judge)
 
     def _unanswered(self, answer: Answer) -> None:
-        """Wait before asking again an API server that does not answer; say so on every machine."""
+        """Wait before asking again an API server that does not answer; say so on what waits for it."""
         self._paused[""] = self._now() + self._pace.first_pause
         note = clean(str(answer.error), 120)
         for machine in self.machines:
-            machine.note = note
+            if machine.stage is Stage.UNSEEN:
+                machine.note = note
         log.warning("skypilot: %s", note)
 
     def _adopt(self, machine: Machine, found: SkyCluster | None, pending: bool) -> None:  # noqa: FBT001
         now = self._now()
+        if not self._ledger.knows(machine.name):
+            machine.move(Stage.WANTED, now)
+            return
+        machine.launched_at = now
         if found is not None and found.state is ClusterState.UP:
             self._arrivals.came_up(machine, machine.up_at or now, "found again")
         elif pending or (found is not None and found.state is ClusterState.INIT):
             machine.move(Stage.UNCLEAR, now, "its launch is under way")
         else:
-            self._on_lost(machine)
-            machine.move(Stage.LEAVING, now, "gone")
-            self._take_down(machine)
+            self.give_back(machine, "gone", replace=True)
 
     def _tend(self, machine: Machine, now: float) -> None:
         match machine.stage:
@@ -216,10 +214,15 @@ class Fleet:
         self._pause(machine.record.kind)
 
     def failed(self, machine: Machine, note: str) -> None:
-        """Replace a machine that could not be launched or set up, after a pause."""
-        self._fail(machine.record.kind, note, final=True)
-        self._on_lost(machine)
+        """Replace a machine that could not be launched or set up, after a pause; say when that is in vain."""
+        if machine.stage is Stage.LEAVING:
+            return
+        self._count_failure(machine.record.kind)
         self.give_back(machine, note, replace=True)
+        kinds = [kind for kind, wanted in self._wanted.items() if wanted > 0]
+        hope = any(m.stage not in {Stage.UNSEEN, Stage.WANTED, Stage.LEAVING} for m in self.machines)
+        if not hope and all(self._failures[kind] >= MAX_FAILURES for kind in kinds):
+            self.error = PoolError(f"no machine could be started: {note}", "see `autoresearch doctor`")
 
     def ready(self, machine: Machine) -> None:
         """Note that a machine of a kind can be had."""
@@ -228,13 +231,9 @@ class Fleet:
 
     # -- failing and leaving ----------------------------------------------------------------------
 
-    def _fail(self, kind: str, note: str, *, final: bool) -> None:
+    def _count_failure(self, kind: str) -> None:
         self._failures[kind] += 1
         self._pause(kind)
-        kinds = [kind for kind, wanted in self._wanted.items() if wanted > 0]
-        some_ready = any(m.stage is Stage.READY for m in self.machines)
-        if final and not some_ready and all(self._failures[k] >= MAX_FAILURES for k in kinds):
-            self.error = PoolError(f"no machine could be started: {note}", "see `autoresearch doctor`")
 
     def _pause(self, kind: str) -> None:
         count = max(1, self._failures[kind])
@@ -244,17 +243,21 @@ class Fleet:
     def _take_down(self, machine: Machine) -> None:
         name = machine.cluster
         machine.due = self._now() + self._pace.longest_pause
+        self._requests.drop(f"launch {name}")
+        launching = self._requests.pending(f"launch {name}")  # it may come up after all
 
         def call() -> bool:
             self._client.down(name)
-            return not self._client.clusters([name])
+            return not self._client.pending(name) and not self._client.clusters([name])
 
         def judge(answer: Answer) -> None:
-            if answer.value is True:
+            if answer.value is True and not launching:
                 self._forget(machine)
+            elif answer.value is True:
+                machine.due = self._now() + self._pace.unclear_look
             else:
-                machine.note = f"could not be taken down: {answer.error or 'it is still there'}"
                 machine.due = self._now() + self._pace.first_pause
+                machine.note = f"could not be taken down: {answer.error or 'it is still there'}"
                 log.warning("machine %s %s", machine.name, machine.note)
 
         self._requests.start(f"down {name}", "down", call, judge)
@@ -262,5 +265,5 @@ class Fleet:
     def _forget(self, machine: Machine) -> None:
         if machine.stage is Stage.LEAVING and machine in self.machines:
             self.machines.remove(machine)
-            if (self._ledger.log(machine.name).parent).is_dir():
+            if self._ledger.knows(machine.name):
                 self._ledger.end(machine.name)

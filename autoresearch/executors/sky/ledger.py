@@ -68,6 +68,10 @@ class Machines:
         write_whole(folder / "task.yaml", task.encode())
         write_whole(folder / "machine.json", json.dumps(asdict(record)).encode())
 
+    def knows(self, name: str) -> bool:
+        """Whether a machine was ever about to be launched."""
+        return (self._folder / name / "machine.json").exists()
+
     def log(self, name: str) -> Path:
         """Return where a machine's setup log goes."""
         return self._folder / name / "setup.log"
@@ -113,24 +117,27 @@ class Jobs:
         _, run, attempt = name.rsplit("-", 2)
         return self._folder / run / attempt
 
-    def begin(self, name: str, slot: str, task: str) -> None:
+    def begin(self, name: str, slot: str, limit: float, task: str) -> None:
         """Note that a job is about to be handed to a machine: all of it at once."""
         folder = self.folder(name)
         scratch = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(scratch, ignore_errors=True)
         _make(scratch)
         write_whole(scratch / "task.yaml", task.encode())
-        write_whole(scratch / "where.json", json.dumps({"worker": slot}).encode())
+        write_whole(scratch / "where.json", json.dumps({"worker": slot, "seconds": limit}).encode())
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
 
-    def slot(self, name: str) -> str | None:
-        """Return the worker a job was handed to, or None where it never was."""
+    def where(self, name: str) -> tuple[str, float] | None:
+        """Return the worker a job was handed to, and its limit in seconds; None where it never was."""
+        path = self.folder(name) / "where.json"
         try:
-            found: str = json.loads((self.folder(name) / "where.json").read_text())["worker"]
+            found = json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        return found
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{path} cannot be read: {error}") from error
+        return found["worker"], found["seconds"]
 
     def forget(self, name: str) -> None:
         """Note that a job was not handed over after all."""
@@ -148,7 +155,7 @@ class Jobs:
         if not self.log(name).exists():
             write_whole(self.log(name), b"")
         record: Mapping[str, Any] = {
-            "exit_code": code if said is None else said,
+            "exit_code": said if said is not None and (said == 0) == (code == 0) else code,
             "started_at": began,
             "ended_at": ended,
             "timed_out": timed_out,

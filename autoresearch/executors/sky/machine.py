@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 class Stage(StrEnum):
     """How far a machine is."""
 
-    UNSEEN = "unseen"  # of an earlier dispatcher: SkyPilot is being asked
+    UNSEEN = "being looked for"  # SkyPilot is being asked what there is of that name
     WANTED = "wanted"
     LAUNCHING = "launching"
     UNCLEAR = "unclear"  # a launch without an answer
@@ -31,6 +31,8 @@ class Machine:
     stage: Stage
     since: float
     up_at: float | None = None
+    launched_at: float | None = None  # when this dispatcher began to wait for it
+    guarded: bool = False  # whether it was seen to go away by itself
     due: float = 0.0  # when it is to be looked after next
     note: str = ""
     released: set[str] = field(default_factory=set)

@@ -56,7 +56,7 @@ def worker_task(recipe: Recipe, *, name: str, kind: str, gpus: int) -> Task:
     task["name"] = name
     task["resources"] = _resources(recipe, kind, gpus)
     task["envs"] = {
-        **task.get("envs", {}),
+        **(task.get("envs") or {}),
         **recipe.env,
         **_device(recipe, kind),
         "AUTORESEARCH_PYTHON": recipe.python or "",
@@ -64,11 +64,11 @@ def worker_task(recipe: Recipe, *, name: str, kind: str, gpus: int) -> Task:
         "AUTORESEARCH_PROTECTED_SHA256": recipe.protected_sha256,
     }
     task["file_mounts"] = {
-        **{k: v for k, v in task.get("file_mounts", {}).items() if not k.startswith(_PROTECTED)},
+        **{k: v for k, v in (task.get("file_mounts") or {}).items() if not k.startswith(_PROTECTED)},
         _PROTECTED: recipe.protected,
     }
     prepare = _shell("prepare", recipe.prepare) if recipe.prepare else "true"
-    task["setup"] = _replace(task["setup"], "prepare", prepare, "tasks/worker.yaml")
+    task["setup"] = _replace(str(task.get("setup") or ""), "prepare", prepare, "tasks/worker.yaml")
     task["run"] = _with_files(task["run"], recipe.baseline, recipe.command, "tasks/worker.yaml")
     return _with_secrets(task, recipe)
 
@@ -84,7 +84,7 @@ def experiment_task(recipe: Recipe, job: JobSpec, *, kind: str, gpus: int = 1) -
     task["name"] = job.name
     task["resources"] = machine["resources"]
     task["envs"] = {
-        **task.get("envs", {}),
+        **(task.get("envs") or {}),
         **machine["envs"],
         **env,
         "AUTORESEARCH_JOB": job.name,
@@ -133,7 +133,7 @@ _ORDER = ("name", "resources", "envs", "secrets", "file_mounts", "setup", "run")
 def pack(files: Files) -> bytes:
     """Return files as a compressed archive, the same bytes for the same files."""
     raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name in sorted(files):
             content = files[name].encode()
             entry = tarfile.TarInfo(name)

@@ -31,6 +31,7 @@ class _Call:
     lane: str
     make: Callable[[], Any]
     then: Callable[[Answer], None]
+    gives_way: bool
 
 
 class Requests:
@@ -44,13 +45,32 @@ class Requests:
         self._keys: set[str] = set()
         self._answered: deque[tuple[_Call, Answer | BaseException]] = deque()
 
-    def start(self, key: str, lane: str, make: Callable[[], Any], then: Callable[[Answer], None]) -> None:
-        """Make a call in its lane's turn; nothing while one of that key is under way."""
+    def start(
+        self,
+        key: str,
+        lane: str,
+        make: Callable[[], Any],
+        then: Callable[[Answer], None],
+        *,
+        gives_way: bool = False,
+    ) -> None:
+        """Make a call in its lane's turn; nothing while one of that key is under way.
+
+        Calls that give way never take the last place of a lane.
+        """
         if key in self._keys:
             return
         self._keys.add(key)
-        self._waiting.append(_Call(key=key, lane=lane, make=make, then=then))
+        self._waiting.append(_Call(key=key, lane=lane, make=make, then=then, gives_way=gives_way))
         self._pump()
+
+    def drop(self, key: str) -> bool:
+        """Forget a call whose turn has not come; return whether there was one."""
+        waiting = [call for call in self._waiting if call.key == key]
+        for call in waiting:
+            self._waiting.remove(call)
+            self._keys.discard(key)
+        return bool(waiting)
 
     def pending(self, key: str) -> bool:
         """Whether a call of that key waits or is under way."""
@@ -69,7 +89,7 @@ class Requests:
 
     def _pump(self) -> None:
         for call in list(self._waiting):
-            if self._free[call.lane] > 0:
+            if self._free[call.lane] > int(call.gives_way):
                 self._free[call.lane] -= 1
                 self._waiting.remove(call)
                 threading.Thread(target=self._run, args=(call,), name=call.key, daemon=True).start()

@@ -8,14 +8,13 @@ for by its name before it is handed over again.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
 from autoresearch.executors.sky import render
-from autoresearch.executors.sky.client import JobState, SkyClient, SkyJob, UnansweredError
+from autoresearch.executors.sky.client import GoneError, JobState, SkyClient, SkyJob, UnansweredError
 from autoresearch.executors.sky.fleet import Fleet
+from autoresearch.executors.sky.job import Job, Phase
 from autoresearch.executors.sky.ledger import Jobs
 from autoresearch.executors.sky.machine import Machine, Stage
 from autoresearch.executors.sky.pace import Pace
@@ -25,34 +24,7 @@ from autoresearch.experiment import JobStatus
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 5
-
-
-class Phase(StrEnum):
-    """How far a job is."""
-
-    HANDING = "handing over"
-    UNCLEAR = "unclear"  # an exec without an answer, or of an earlier dispatcher
-    WAITING = "waiting"  # in its machine's queue
-    RUNNING = "running"
-    ENDED = "ended"  # its log is being fetched
-
-
-@dataclass(slots=True, kw_only=True)
-class Job:
-    """A job that is not over, as far as this dispatcher knows."""
-
-    name: str
-    machine: Machine
-    slot: str
-    limit: float  # seconds after which it ends itself
-    phase: Phase
-    id: int | None = None
-    handed_at: float = 0.0
-    began: float | None = None
-    early: bool = False  # whether it was looked at after its start
-    looks: int = 0  # in vain, after its usual end
-    tries: int = 0
-    cancelling: bool = False
+MAX_MISSED = 2  # looks for a job that was not answered for, as one answer may be an old one
 
 
 class Tracker:
@@ -79,6 +51,7 @@ class Tracker:
         self._now = now
         self._jobs: dict[str, Job] = {}
         self._looks: dict[str, float] = {}  # by cluster: when to look at its queue
+        self._refused: Counter[str] = Counter()
         self._durations: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=20))
         self._latencies: deque[float] = deque([pace.first_latency], maxlen=8)
 
@@ -90,7 +63,7 @@ class Tracker:
 
     def knows(self, name: str) -> bool:
         """Whether a job is on its way, on a machine, or recorded as handed over."""
-        return name in self._jobs or self._folders.slot(name) is not None
+        return name in self._jobs or self._folders.where(name) is not None
 
     def cancel(self, name: str) -> None:
         """End a job, or withdraw one that waits."""
@@ -144,20 +117,21 @@ class Tracker:
             return JobStatus.LOST if self._folders.is_lost(name) else JobStatus.ABSENT
         if job.phase is Phase.UNCLEAR:
             return None
-        first = min((j for j in self._jobs.values() if j.slot == job.slot), key=_order)
+        first = min((j for j in self._jobs.values() if j.slot == job.slot), key=lambda j: j.place)
         started = job.phase in {Phase.RUNNING, Phase.ENDED} and job is first
         return JobStatus.RUNNING if started else JobStatus.PENDING
 
     def _recall(self, name: str) -> Job | None:
         """Return a job that an earlier dispatcher handed over, to be looked for; None for an unknown."""
-        slot = self._folders.slot(name)
-        if slot is None:
+        where = self._folders.where(name)
+        if where is None:
             return None
+        slot, limit = where
         machine = self._fleet.of_slot(slot)
         if machine is None or machine.stage is Stage.LEAVING:
             self._folders.lose(name)
             return None
-        job = Job(name=name, machine=machine, slot=slot, limit=float("inf"), phase=Phase.UNCLEAR)
+        job = Job(name=name, machine=machine, slot=slot, limit=limit, phase=Phase.UNCLEAR)
         self._jobs[name] = job
         self._look_by(machine, 0.0)
         return job
@@ -168,25 +142,35 @@ class Tracker:
         cluster = job.machine.cluster
 
         def judge(answer: Answer) -> None:
-            if job.name not in self._jobs:
+            if self._jobs.get(job.name) is not job:
                 return
-            job.handed_at = self._now()
+            now = self._now()
             if answer.error is None:
                 self._latencies.append(answer.seconds)
-                job.id, job.phase = answer.value, Phase.WAITING
+                job.phase = Phase.WAITING
+                job.ids |= {answer.value} - {None}
                 if self._alone(job):
-                    job.began = job.handed_at  # as far as we know; the next look tells
+                    job.began = now  # as far as we know; the next look tells
                     self._look_by(job.machine, self._due(job))
                 if job.cancelling:
                     self._cancel(job)
-            elif isinstance(answer.error, UnansweredError):
-                job.phase = Phase.UNCLEAR
-                self._look_by(job.machine, job.handed_at + self._pace.unclear_look)
+                return
+            if isinstance(answer.error, UnansweredError | GoneError):
+                job.phase = Phase.UNCLEAR  # it may have begun before its machine went
             else:
-                self._forget(job)
-                self._doubt(job.machine, answer)
+                self._not_taken(job)
+            self._doubt(job.machine, answer)
 
         self._requests.start(f"exec {job.name}", "heavy", lambda: self._client.exec(task, cluster), judge)
+
+    def _not_taken(self, job: Job) -> None:
+        """A job whose machine refused it: it may be submitted again, a few times."""
+        self._refused[job.name] += 1
+        if self._refused[job.name] < MAX_TRIES:
+            self._folders.forget(job.name)
+        else:
+            self._folders.lose(job.name)
+        self._over(job)
 
     def _look(self, machine: Machine) -> None:
         """Ask a machine what became of its jobs."""
@@ -204,25 +188,25 @@ class Tracker:
                 self._doubt(machine, answer)
                 return
             pending, found = answer.value
-            by_name: dict[str, SkyJob] = {}
-            for seen in found:
-                by_name.setdefault(seen.name, seen)  # the first of a name is the one that runs
             for job in self._on(machine):
-                if job.name in asked:
-                    self._hear(job, by_name.get(job.name), pending=pending)
+                if job.name in asked and job.name in self._jobs:  # a broken one takes the others along
+                    self._hear(job, [seen for seen in found if seen.name == job.name], pending=pending)
             self._plan_look(machine)
 
         self._requests.start(f"look {cluster}", "light", call, judge)
 
-    def _hear(self, job: Job, found: SkyJob | None, *, pending: bool) -> None:
+    def _hear(self, job: Job, named: Sequence[SkyJob], *, pending: bool) -> None:
         """Take in what a machine's queue says of a job."""
         if job.phase is Phase.ENDED:
             return
-        if found is None:
+        if not named:
             self._missing(job, pending=pending)
             return
-        job.id, job.tries = found.id, 0
+        found, job.missed = named[0], 0
+        job.ids |= {seen.id for seen in named}
         match found.state:
+            case JobState.PENDING if job.phase is Phase.RUNNING:
+                pass  # an old answer
             case JobState.PENDING:
                 job.phase, job.began = Phase.WAITING, None
             case JobState.RUNNING:
@@ -245,16 +229,17 @@ class Tracker:
         """A job that is not in its machine's queue: not handed over yet, or never."""
         if pending:
             return
-        job.tries += 1
-        if job.phase is Phase.UNCLEAR:
-            self._forget(job)  # it is handed over again: its machine runs a name once, whatever comes late
-        elif job.tries >= MAX_TRIES:
+        job.missed += 1
+        if job.phase is Phase.UNCLEAR and job.missed >= MAX_MISSED:
+            self._folders.forget(job.name)  # a machine runs a name once, whatever comes late
+            self._over(job)
+        elif job.missed >= MAX_TRIES:
             self._folders.lose(job.name)
             self._over(job)
 
     def _runs(self, job: Job, found: SkyJob) -> None:
         now = self._now()
-        job.phase, job.began = Phase.RUNNING, found.started_at or now
+        job.phase, job.began = Phase.RUNNING, min(found.started_at or now, now)
         job.early = job.early or now - job.began > self._pace.early_look / 2
         if now > job.began + self._quantile(job.machine.record.kind, 0.8):
             job.looks += 1
@@ -268,11 +253,11 @@ class Tracker:
         path, cluster = self._folders.log(job.name), job.machine.cluster
 
         def judge(answer: Answer) -> None:
-            if job.name not in self._jobs:
+            if self._jobs.get(job.name) is not job:
                 return
             if answer.error is not None:
-                job.tries += 1
-                if job.tries >= MAX_TRIES:
+                job.unfetched += 1
+                if job.unfetched >= MAX_TRIES and not isinstance(answer.error, UnansweredError):
                     self._fleet.lose(job.machine, f"the log of {job.name} could not be fetched")
                     return
                 job.phase = Phase.RUNNING  # the next look finds it over again
@@ -283,20 +268,25 @@ class Tracker:
             if ok and began is not None and ended is not None:
                 self._durations[job.machine.record.kind].append(ended - began)
             self._over(job)
+            self._plan_look(job.machine)  # what is behind it may end sooner than was thought
 
         call = lambda: self._client.logs(cluster, found.id, path)  # noqa: E731
         self._requests.start(f"log {job.name}", "light", call, judge)
 
     def _cancel(self, job: Job) -> None:
         """End a job whose number is known; else it is looked for first."""
-        if job.id is None:
+        if self._requests.drop(f"exec {job.name}"):
+            self._folders.forget(job.name)
+            self._over(job)
+            return
+        if not job.ids:
             self._look_by(job.machine, 0.0)
             return
-        id_, cluster = job.id, job.machine.cluster
+        ids, cluster = sorted(job.ids), job.machine.cluster
         self._requests.start(
             f"cancel {job.name}",
             "light",
-            lambda: self._client.cancel(cluster, [id_]),
+            lambda: self._client.cancel(cluster, ids),
             lambda _: self._look_by(job.machine, 0.0),
         )
 
@@ -307,10 +297,8 @@ class Tracker:
 
     def _alone(self, job: Job) -> bool:
         """Whether no other job of its worker is before it."""
-        return not any(
-            other.slot == job.slot and other is not job and other.phase is not Phase.ENDED
-            for other in self._jobs.values()
-        )
+        on_it = [j for j in self._jobs.values() if j.slot == job.slot and j.phase is not Phase.ENDED]
+        return min(on_it, key=lambda j: j.place) is job
 
     def _look_by(self, machine: Machine, at: float) -> None:
         """Have a machine's queue looked at, by some moment at the latest."""
@@ -345,17 +333,5 @@ class Tracker:
         if not isinstance(answer.error, UnansweredError):
             self._fleet.doubt(machine)
 
-    def _forget(self, job: Job) -> None:
-        """Drop a job that was not handed over; it may be submitted again."""
-        self._folders.forget(job.name)
-        self._over(job)
-
     def _over(self, job: Job) -> None:
         self._jobs.pop(job.name, None)
-
-
-def _order(job: Job) -> float:
-    """Return a job's place in its machine's queue; one that has to be looked for may be the first."""
-    if job.id is not None:
-        return job.id
-    return -1.0 if job.phase is Phase.UNCLEAR else float("inf")
