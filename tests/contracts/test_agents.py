@@ -99,6 +99,7 @@ class TestSweepAgent(AgentContract):
                 known.append(tried(len(known) + 1, constants, None, None))
         assert max(seen.values()) == 1
 
+    @pytest.mark.slow
     def test_results_steer_it(self, agent: Agent, brief: Brief) -> None:
         """After a history in which larger MATRIX_LR is better throughout, its values lie higher."""
 
