@@ -219,6 +219,7 @@ class Run:
     submitted_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    price_per_hour: float = 0.0  # of its worker, USD
     measurement: Measurement | None = None
     failure: Failure | None = None
 
@@ -226,6 +227,13 @@ class Run:
     def value(self) -> float | None:
         """The measured value, None unless the run finished."""
         return self.measurement.value if self.measurement else None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran on its worker; None before its end."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return max(0.0, self.ended_at - self.started_at)
 
     def job_name(self, study: str) -> str:
         """Return the executor's name for the current attempt."""

@@ -146,9 +146,14 @@ def _run_line(run: Run) -> str:
         parts.append(str(run.failure))
     if run.attempt > 1:
         parts.append(f"attempt {run.attempt}")
-    if run.started_at is not None and run.ended_at is not None:
-        parts.append(f"{run.ended_at - run.started_at:.0f} s")
+    if run.seconds is not None:
+        parts.append(f"{run.seconds:.0f} s" + (f", ${_dollars(run):.2f}" if run.price_per_hour else ""))
     return "  ".join(parts) + f"\n           why: {run.why}"
+
+
+def _dollars(run: Run) -> float:
+    """Return what a run's own time on its worker cost, in USD; what the worker idled is not in it."""
+    return run.price_per_hour * (run.seconds or 0.0) / 3600
 
 
 def run_document(run: Run) -> dict[str, Any]:
@@ -167,7 +172,8 @@ def run_document(run: Run) -> dict[str, Any]:
         "tokens_per_second": run.measurement.tokens_per_second if run.measurement else None,
         "memory_gb": run.measurement.memory_gb if run.measurement else None,
         "failure": str(run.failure) if run.failure else None,
-        "seconds": round(run.ended_at - run.started_at, 1) if run.started_at and run.ended_at else None,
+        "seconds": None if run.seconds is None else round(run.seconds, 1),
+        "dollars": None if run.seconds is None else round(_dollars(run), 4),
         "started_at": text.iso(run.started_at),
         "ended_at": text.iso(run.ended_at),
     }

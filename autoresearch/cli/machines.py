@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,9 +56,15 @@ def _take_down(studies: list[Study]) -> dict[str, str]:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ended = list(pool.map(end, [record.cluster for _, record in machines]))
+    failed = set()
     for (tag, record), how in zip(machines, ended, strict=True):
-        if not how.startswith("failed"):
+        if how.startswith("failed"):
+            failed.add(tag)
+        else:
             ledgers[tag].end(record.name)
+    for study in studies:
+        if study.tag not in failed:
+            study.store.note_workers((), lasting=float("inf"), now=time.time())
     return {record.cluster: how for (_, record), how in zip(machines, ended, strict=True)}
 
 

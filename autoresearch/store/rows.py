@@ -27,7 +27,7 @@ EXPERIMENTS = (
 RUNS = (
     "select run.id, experiment, purpose, run.kind, seed, why, state, run.attempt, losses, created_at, value,"
     " training_seconds, total_seconds, steps, tokens_per_second, memory_gb, device, failure, job.worker,"
-    " job.kind as worker_kind, job.submitted_at, job.started_at, job.ended_at"
+    " job.kind as worker_kind, job.submitted_at, job.started_at, job.ended_at, job.price_per_hour"
     " from run left join job on job.run = run.id and job.attempt = run.attempt"
 )
 
@@ -79,6 +79,7 @@ def to_run(row: sqlite3.Row) -> Run:
         submitted_at=row["submitted_at"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        price_per_hour=row["price_per_hour"] or 0.0,
         measurement=measurement,
         failure=Failure(**{**failure, "kind": FailureKind(failure["kind"])}) if failure else None,
     )

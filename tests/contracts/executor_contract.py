@@ -28,7 +28,7 @@ def job(name: str, script: str, timeout: float = 60.0, **env: str) -> JobSpec:
     )
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     """Return once something holds; fail after some time."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -36,7 +36,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def wait_for(executor: Executor, name: str, wanted: set[JobStatus], seconds: float = 60.0) -> JobStatus:
+def wait_for(executor: Executor, name: str, wanted: set[JobStatus], seconds: float = 120.0) -> JobStatus:
     """Return the job's status once it is one of the wanted; fail after some time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -107,7 +107,7 @@ class ExecutorContract:
             "time.sleep(600)"
         )
         executor.submit(job(name, script), self.worker(executor))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not alive.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         executor.cancel(name)

@@ -9,9 +9,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from sky_process import Process, keep_output
 
 SCRIPT = Path(__file__).with_name("local_slurm.sh")
 UP_SECONDS = 900  # the first time it downloads packages
@@ -69,3 +73,17 @@ def _run(folder: Path, action: str) -> None:
 def _environment(folder: Path) -> dict[str, str]:
     ours = dict(line.split("=", 1) for line in (folder / "env").read_text().splitlines())
     return {name: value for name, value in os.environ.items() if not name.startswith("SKYPILOT_")} | ours
+
+
+@pytest.fixture(scope="module")
+def process(slurm: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A process that talks to the cluster's SkyPilot; at the end it must have printed nothing."""
+    printed = tmp_path_factory.mktemp("sky") / "printed"
+    process = Process(ctx=get_context("spawn"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in slurm.env.items():
+            patch.setenv(name, value)
+        process.start(keep_output, (str(printed),))
+    yield process
+    process.shutdown()
+    assert printed.read_text() == ""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
-from multiprocessing.managers import BaseManager
 from typing import Any
 
 import pytest
@@ -21,8 +18,7 @@ from autoresearch.executors.sky.client import (
     UnansweredError,
     UnavailableError,
 )
-from autoresearch.executors.sky.sdk import SdkClient
-from autoresearch.executors.sky.survey import Accelerator, Survey, survey
+from autoresearch.executors.sky.survey import Accelerator, Survey
 
 pytestmark = [pytest.mark.slow, pytest.mark.sky]
 
@@ -38,35 +34,6 @@ for step in range({STEPS}):
 out.write(b"\n---\nval_bpb: 1.0\n\xe2\x82\xac\r\n\xff\xfe is not UTF-8\nno end of line")
 END
 exit 3"""
-
-
-class Process(BaseManager):
-    """A process for the client, as SkyPilot reads the environment once, when it is loaded."""
-
-
-Process.register("SdkClient", SdkClient)
-Process.register("survey", survey)
-
-
-def keep_output(path: str) -> None:
-    """Send all that this process prints to a file."""
-    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-
-
-@pytest.fixture(scope="module")
-def process(slurm: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A process that talks to the cluster's SkyPilot; at the end it must have printed nothing."""
-    printed = tmp_path_factory.mktemp("sky") / "printed"
-    process = Process(ctx=get_context("spawn"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in slurm.env.items():
-            patch.setenv(name, value)
-        process.start(keep_output, (str(printed),))
-    yield process
-    process.shutdown()
-    assert printed.read_text() == ""
 
 
 @pytest.fixture(scope="module")

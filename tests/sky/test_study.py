@@ -108,6 +108,8 @@ def test_a_study_survives_its_dispatcher_and_loses_nothing(slurm: Any, folder: P
     assert cancelled
     assert all((run.state, run.attempt) == (RunState.QUEUED, 2) for run in cancelled), "they start anew"
     assert {name for name, _ in slurm.squeue()} == machines, "they were found again, none was launched"
+    assert call(slurm, folder, "reap").count(" is down") == 2
+    assert slurm.squeue() == []
 
     with drive(slurm, folder) as dispatcher:
         assert dispatcher.wait(900) == 0
@@ -161,6 +163,13 @@ def once_each(runs: Path, finished: list[Any]) -> None:
         log = (ended[0].parent / "log").read_text(errors="replace")
         assert log.count("\nautoresearch: {") == 1
         assert log.count("autoresearch-exit: ") == 1
+
+
+def call(slurm: Any, folder: Path, *arguments: str) -> str:
+    """Return what a command says."""
+    env = {**slurm.env, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "autoresearch", *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True).stderr
 
 
 class drive:  # noqa: N801  reads as what it does
