@@ -12,6 +12,20 @@ from autoresearch.executors.sky.executor import SkyPilotExecutor
 from autoresearch.executors.sky.pace import Pace
 from autoresearch.executors.sky.standin import StandIn
 
+# Waits of a twentieth of a second, in the proportions of real ones.
+PACE = Pace(
+    setup_look=0.04,
+    unclear_look=0.06,
+    early_look=0.3,
+    late_look=0.02,
+    repeats=(0.05, 0.1),
+    margin=0.1,
+    first_latency=0.1,
+    first_pause=0.1,
+    longest_pause=0.3,
+    stuck=30.0,
+    closing=60.0,
+)
 TASKS = Path(__file__).resolve().parents[1] / "tasks"
 
 
@@ -40,19 +54,7 @@ def sky_executor(folder: Path, client: StandIn | None = None, **changes: Any) ->
         "study": "t",
         "state": folder / "state",
         "usual_seconds": 0.3,
-        "pace": Pace(
-            setup_look=0.1,
-            unclear_look=0.1,
-            early_look=0.3,
-            late_look=0.05,
-            repeats=(0.1, 0.2),
-            margin=0.1,
-            first_latency=0.1,
-            first_pause=0.2,
-            longest_pause=0.5,
-            stuck=2.0,
-            closing=30.0,
-        ),
+        "pace": PACE,
     }
     return SkyPilotExecutor(
         client or StandIn(folder / "sky"),

@@ -397,6 +397,8 @@ def test_the_wheel_holds_what_init_copies(tmp_path: Path) -> None:
         [sys.executable, "-m", "zipfile", "-l", str(wheel)], capture_output=True, text=True, check=True
     )
     for name in (
+        "scaffold/tasks/experiment.yaml",
+        "scaffold/tasks/worker.yaml",
         "scaffold/train/train.py",
         "scaffold/train/data/sotu.jsonl.xz",
         "scaffold/autoresearch.yaml",

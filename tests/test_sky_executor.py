@@ -25,23 +25,10 @@ from autoresearch.executors.sky.standin import StandIn
 from autoresearch.executors.sky.standin.cluster import Cluster
 from autoresearch.experiment import JobResult, JobSpec, JobStatus, Worker
 from executor_contract import OVER, job, wait_for, wait_until
-from sky_pool import recipe, sky_executor
+from sky_pool import PACE, recipe, sky_executor
 
 A, B, C = (f"t-e0001.{i}-a1" for i in (1, 2, 3))
 H100, H200 = "ar-t-h100-01", "ar-t-h200-01"
-PACE = Pace(
-    setup_look=0.04,
-    unclear_look=0.06,
-    early_look=0.3,
-    late_look=0.02,
-    repeats=(0.05, 0.1),
-    margin=0.1,
-    first_latency=0.1,
-    first_pause=0.1,
-    longest_pause=0.3,
-    stuck=30.0,
-    closing=30.0,
-)
 
 
 class Site:

@@ -112,7 +112,8 @@ def describe(config: Config) -> str:
     counts = pool.workers if isinstance(pool.workers, dict) else {}
     kinds = " + ".join(f"{count} {kind}" for kind, count in counts.items())
     where = pool.infra or "any infra that is enabled"
-    price = f"${rate(pool):.2f}/h" if rate(pool) else "no price known (pool.prices)"
+    unknown = [kind for kind in counts if kind not in pool.prices]
+    price = f"no price known for {unknown[0]} (pool.prices)" if unknown else f"${rate(pool):.2f}/h"
     return f"{kinds}{' spot' if pool.spot else ''} on {where}, {price}"
 
 

@@ -16,27 +16,14 @@ from autoresearch.clock import WallClock
 from autoresearch.config import load
 from autoresearch.dispatcher import Dispatcher
 from autoresearch.executors.sky.executor import SkyPilotExecutor
-from autoresearch.executors.sky.pace import Pace
 from autoresearch.executors.sky.standin import StandIn
 from autoresearch.history import BASELINE
 from autoresearch.judging.policy import ConfirmPolicy
 from autoresearch.study import open_study, state_folder
 from lab import set_x
+from sky_pool import PACE
 
 SCRIPT = [set_x(1.0 + i / 8) for i in range(1, 9)]
-PACE = Pace(
-    setup_look=0.05,
-    unclear_look=0.05,
-    early_look=0.3,
-    late_look=0.02,
-    repeats=(0.05, 0.1),
-    margin=0.1,
-    first_latency=0.1,
-    first_pause=0.1,
-    longest_pause=0.3,
-    stuck=30.0,
-    closing=60.0,
-)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ is complete; meanwhile requests stay unanswered, before or after they took effec
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -22,6 +23,7 @@ from sky_dispatch import SCRIPT
 
 from autoresearch.cli.pool import workers_of
 from autoresearch.config import load
+from autoresearch.executors.sky.client import SkyError
 from autoresearch.executors.sky.standin import StandIn
 from autoresearch.experiment import OVER, RunState
 from autoresearch.founding import create_study
@@ -65,7 +67,8 @@ def test_killed_at_random_instants_over_skypilot_every_study_completes(tmp_path:
             check(lab.folder, journal, root, counts)
         finally:
             for cluster in clusters(root):
-                StandIn(root).down(cluster)
+                with contextlib.suppress(SkyError):
+                    StandIn(root).down(cluster)
     print(f"\n{', '.join(f'{count} {what}' for what, count in counts.items())}")
 
 
@@ -124,10 +127,9 @@ def check(folder: Path, journal: Path, root: Path, counts: Counter[str]) -> None
         assert len(attempts) <= 1 + run.losses, "it ran again only where its machine was lost"
     assert {name.rpartition("-a")[0] for name in started} == {f"{study.tag}-{run.id}" for run in runs}
     study.close()
-    assert not clusters(root)
-    deadline = time.monotonic() + 10
-    while left := [p for p in psutil.process_iter() if belongs(p, root)]:
-        assert time.monotonic() < deadline, f"left behind: {[p.cmdline() for p in left]}"
+    deadline = time.monotonic() + 10  # a cluster that is down takes a moment to be gone
+    while left := [*clusters(root), *(p.cmdline() for p in psutil.process_iter() if belongs(p, root))]:
+        assert time.monotonic() < deadline, f"left behind: {left}"
         time.sleep(0.1)
     counts["experiments"] += len(history.experiments)
     counts["runs"] += len(runs)
