@@ -63,7 +63,7 @@ check_machine() {
 
 install_packages() {
   local missing=() package
-  for package in slurm-wlm slurm-client munge openssh-server openssh-client rsync curl; do
+  for package in slurm-wlm slurm-client munge openssh-server openssh-client procps rsync curl; do
     dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return
