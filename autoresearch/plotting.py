@@ -7,6 +7,7 @@ never opens a window.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ def plot_progress(history: History, path: Path, *, metric: str) -> bool:
 
     Raises UsageError where matplotlib is missing.
     """
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # SkyPilot lets every logger speak
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
