@@ -177,11 +177,17 @@ def test_a_cluster_ended_by_others_is_gone_and_its_name_can_be_used_again(client
     assert ended(client, "again").state is JobState.SUCCEEDED
 
 
-def test_an_idle_cluster_goes_down_by_itself(client, slurm, up):
-    client.set_autodown(up, 0)
-    assert client.clusters([up])[0].idle_minutes == 0
-    assert until(lambda: slurm.squeue() == [], 240)
-    assert client.clusters([up], refresh=True) == []
+def test_an_idle_cluster_goes_down_by_itself(client, slurm):
+    """A cluster of its own: what other tests left in a queue would keep one busy."""
+    resources = {"infra": "slurm", "accelerators": "H200:1", "cpus": 4}
+    try:
+        client.launch(task("first", "true", resources=resources), "idle", idle_minutes=30)
+        client.set_autodown("idle", 0)
+        assert client.clusters(["idle"])[0].idle_minutes == 0
+        assert until(lambda: not any(name.startswith("idle-") for name, _ in slurm.squeue()), 240)
+        assert client.clusters(["idle"], refresh=True) == []
+    finally:
+        client.down("idle")
 
 
 def test_a_survey_counts_the_accelerators(process, up):
