@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -64,6 +64,16 @@ class Pool:
     env: tuple[str, ...] = ()  # our variables that workers get, as SkyPilot secrets
     idle_minutes: int = 10  # a machine without work for so long goes away, whoever lives
     launch_minutes: int = 30  # a machine that is not ready by then is replaced
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The workers asked for, by kind; empty where `workers` names no kinds."""
+        return self.workers if isinstance(self.workers, dict) else {}
+
+    @property
+    def unpriced(self) -> Sequence[str]:
+        """The kinds asked for whose price is not known."""
+        return [kind for kind in self.counts if kind not in self.prices]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +278,7 @@ def _check_skypilot(pool: Pool) -> None:
             raise _ProblemError(("pool", key), f'is {amount!r}; use a number in quotes, such as "8" or "8+"')
     if pool.executor == "skypilot" and not isinstance(pool.workers, dict):
         raise _ProblemError(("pool", "workers"), f"is {pool.workers}; name kinds and counts, as {{H100: 8}}")
-    for kind, count in pool.workers.items() if isinstance(pool.workers, dict) else []:
+    for kind, count in pool.counts.items():
         if count % pool.gpus_per_cluster:
             problem = f"is {count}, no multiple of gpus_per_cluster {pool.gpus_per_cluster}"
             raise _ProblemError(("pool", "workers", kind), problem)
@@ -278,12 +288,11 @@ def _check_pool(pool: Pool) -> None:
     _check_skypilot(pool)
     if isinstance(pool.workers, int) and pool.workers < 1:
         raise _ProblemError(("pool", "workers"), f"is {pool.workers}; at least 1 worker is needed")
-    counts = pool.workers if isinstance(pool.workers, dict) else {}
-    for key, kinds in (("workers", counts), ("prices", pool.prices)):
+    for key, kinds in (("workers", pool.counts), ("prices", pool.prices)):
         for kind in kinds:
             if kind not in KINDS:
                 raise _ProblemError(("pool", key, kind), "unknown accelerator" + _did_you_mean(kind, KINDS))
-    for kind, count in counts.items():
+    for kind, count in pool.counts.items():
         if count < 1:
             raise _ProblemError(("pool", "workers", kind), f"is {count}; leave it out or give at least 1")
     for kind, price in pool.prices.items():

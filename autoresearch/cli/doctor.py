@@ -122,7 +122,7 @@ def _skypilot(pool: Pool) -> Iterator[Finding]:
         yield "ok", f"{infra}: {counted}"
     if pool.infra and pool.infra.split("/")[0] not in {name.split("/")[0] for name in found.infra}:
         yield "fail", f"pool.infra is {pool.infra}, which is not enabled: run `sky check`"
-    for kind, count in pool.workers.items() if isinstance(pool.workers, dict) else []:
+    for kind, count in pool.counts.items():
         yield from _kind(pool, kind, count, found.accelerators)
 
 

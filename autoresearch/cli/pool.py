@@ -31,10 +31,9 @@ def workers_of(pool: Pool) -> list[Worker]:
     """Return the workers a pool asks for; PoolError where this machine lacks a GPU it names."""
     if pool.executor == "local":
         return [slot.worker for slot in slots(pool)]
-    counts = pool.workers if isinstance(pool.workers, dict) else {}
     return [
         Worker(name=f"{kind.lower()}-{i:02d}", kind=kind, price_per_hour=pool.prices.get(kind, 0.0))
-        for kind, count in counts.items()
+        for kind, count in pool.counts.items()
         for i in range(1, count + 1)
     ]
 
@@ -109,11 +108,11 @@ def rate(pool: Pool) -> float:
 def describe(config: Config) -> str:
     """Return the pool in a line: 13 H100 + 3 H200 on kubernetes, $32.90/h."""
     pool = config.pool
-    counts = pool.workers if isinstance(pool.workers, dict) else {}
-    kinds = " + ".join(f"{count} {kind}" for kind, count in counts.items())
+    kinds = " + ".join(f"{count} {kind}" for kind, count in pool.counts.items())
     where = pool.infra or "any infra that is enabled"
-    unknown = [kind for kind in counts if kind not in pool.prices]
-    price = f"no price known for {unknown[0]} (pool.prices)" if unknown else f"${rate(pool):.2f}/h"
+    price = (
+        f"no price known for {pool.unpriced[0]} (pool.prices)" if pool.unpriced else f"${rate(pool):.2f}/h"
+    )
     return f"{kinds}{' spot' if pool.spot else ''} on {where}, {price}"
 
 
@@ -134,13 +133,12 @@ def ceiling(config: Config) -> str:
 def check_prices(config: Config) -> None:
     """Raise UsageError where a ceiling on dollars cannot be kept, or the pool is above its rate."""
     pool, budget = config.pool, config.budget
-    kinds = pool.workers if isinstance(pool.workers, dict) else {}
     limited = budget.gpu_dollars is not None or budget.gpu_dollars_per_hour is not None
-    unknown = [kind for kind in kinds if kind not in pool.prices]
-    if pool.executor == "skypilot" and limited and unknown:
+    if pool.executor == "skypilot" and limited and pool.unpriced:
+        kind = pool.unpriced[0]
         raise UsageError(
-            f"no price for {unknown[0]}, and there is a ceiling on dollars",
-            f"set pool.prices.{unknown[0]} in {FILE_NAME} to its USD per hour (0 where it is free)",
+            f"no price for {kind}, and there is a ceiling on dollars",
+            f"set pool.prices.{kind} in {FILE_NAME} to its USD per hour (0 where it is free)",
         )
     if budget.gpu_dollars_per_hour is not None and rate(pool) > budget.gpu_dollars_per_hour:
         raise UsageError(
@@ -191,9 +189,9 @@ def confirm(config: Config, *, yes: bool) -> None:
 
 def dry_run(folder: Path, config: Config, tag: str, state: Path) -> None:
     """Print what `run` would start and could cost, and the first task. Starts nothing."""
-    target = config.target.resolve([worker.kind for worker in workers_of(config.pool)])
+    workers = workers_of(config.pool)
+    target = config.target.resolve([worker.kind for worker in workers])
     if config.pool.executor == "local":
-        workers = workers_of(config.pool)
         kinds = " + ".join(dict.fromkeys(f"{worker.kind}" for worker in workers))
         typer.echo(f"study {tag}: {len(workers)} workers of this machine ({kinds}); {ceiling(config)}")
         return
@@ -219,13 +217,12 @@ def dry_run(folder: Path, config: Config, tag: str, state: Path) -> None:
 
 
 def _machines(pool: Pool, ledger: Machines) -> dict[str, Sequence[str]]:
-    counts = pool.workers if isinstance(pool.workers, dict) else {}
     return {
         kind: [
             ledger.cluster(ledger.name(kind, number))
             for number in range(1, count // pool.gpus_per_cluster + 1)
         ]
-        for kind, count in counts.items()
+        for kind, count in pool.counts.items()
     }
 
 

@@ -53,8 +53,7 @@ class Fleet:
         self._now = now
         self._pace = pace
         self._on_lost = on_lost
-        workers = pool.workers if isinstance(pool.workers, dict) else {}
-        self._wanted = {kind: count // pool.gpus_per_cluster for kind, count in workers.items()}
+        self._wanted = {kind: count // pool.gpus_per_cluster for kind, count in pool.counts.items()}
         self._failures: Counter[str] = Counter()
         self._paused: dict[str, float] = {}
         self.error: PoolError | None = None  # why no machine can be had at all
