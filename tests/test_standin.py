@@ -77,7 +77,7 @@ def processes(root: Path, cluster: str = C) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("HOME") == str(root.resolve() / "clusters" / cluster / "home"):
+            if process.environ().get("HOME", "").startswith(f"{root.resolve()}/homes/{cluster}/"):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -228,6 +228,15 @@ class TestClusters:
         assert not sky.clusters([C])
         sky.launch(task(), C, idle_minutes=10)
         assert [job.id for job in finished(sky)] == [1]
+
+    def test_a_job_that_writes_to_its_home_to_the_last_brings_no_cluster_back(
+        self, sky: StandIn, root: Path
+    ) -> None:
+        sky.launch(task('while :; do mkdir -p "$HOME/x"; done'), C, idle_minutes=10)
+        until((root / "clusters" / C / "home" / "x").exists)
+        sky.down(C)
+        assert not (root / "clusters" / C).exists()
+        assert not list((root / "homes" / C).iterdir())
 
     def test_a_cluster_goes_down_when_idle_and_is_listed_until_refreshed(
         self, sky: StandIn, root: Path

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -76,7 +75,7 @@ class StandIn(Script, SkyClient):
                 found = self._existing(cluster)
                 request = Request(task=task, due_at=self._due("launch", fault), setup=True)
                 refuse_misfit(task, found, cluster)
-                copy_mounts(mounts_of(task), found.folder / "home")
+                copy_mounts(mounts_of(task), found.home)
                 found.set_idle(idle_minutes)
                 found.ask(request)
             self._submitted(request, cluster, fault)
@@ -192,15 +191,17 @@ class StandIn(Script, SkyClient):
         due_at = float("inf") if stuck else self._due("launch", fault)
         request = Request(task=task, due_at=due_at, setup=True, doomed=doomed)
         folder = self._root / "clusters" / name
-        scratch = Cluster.create(folder.with_name(f".{name}.{uuid.uuid4().hex}"), shape)
-        copy_mounts(mounts, scratch.folder / "home")
+        scratch = Cluster.create(
+            folder.with_name(f".{name}.{uuid.uuid4().hex}"), shape, self._root / "homes" / name
+        )
+        copy_mounts(mounts, scratch.home)
         scratch.set_idle(idle_minutes)
         scratch.ask(request)
         self._cached(name).unlink(missing_ok=True)
         try:
             scratch.folder.rename(folder)
         except OSError:  # it is there already
-            shutil.rmtree(scratch.folder)
+            scratch.erase()
             return None
         self._wake(name)
         return request
@@ -259,7 +260,7 @@ class StandIn(Script, SkyClient):
             return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            env = {"PATH": os.environ["PATH"], "HOME": str(folder / "home")}
+            env = {"PATH": os.environ["PATH"], "HOME": str(Cluster(folder).home)}
             command = ["-m", "autoresearch.executors.sky.standin", str(self._root), name, str(lock)]
             detach(command, env, lock, folder / "skylet.log")
         except (BlockingIOError, FileNotFoundError):
@@ -288,8 +289,9 @@ class StandIn(Script, SkyClient):
             fcntl.flock(lock, fcntl.LOCK_EX)
         finally:
             os.close(lock)
-        end_carrying(Cluster(gone).mark)  # of a skylet that was killed
-        shutil.rmtree(gone, ignore_errors=True)
+        left = Cluster(gone)
+        end_carrying(left.mark)  # of a skylet that was killed
+        left.erase()
 
     def _cached(self, name: str) -> Path:
         """Return where SkyPilot's belief in a cluster that went away is kept."""

@@ -6,7 +6,7 @@
         up                   it is up; without, it is being launched
         idle.json            after how many idle minutes it goes down; its age counts as idle time
         inbox/REQUEST.json   a launch or exec the API server still works on
-        home/                what jobs see as HOME
+        home                 what jobs see as HOME: a link to homes/NAME/TOKEN/
         jobs/1/              job.json, perhaps setup/, and what `executors.shim` reads and writes
 
 Only the skylet makes jobs, starts them and turns a cluster up.
@@ -18,6 +18,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -146,13 +147,21 @@ class Cluster:
         self.folder = folder
 
     @classmethod
-    def create(cls, folder: Path, shape: Shape) -> Cluster:
-        """Make an empty cluster that is not up."""
-        for part in ("home/sky_workdir", "inbox", "jobs"):
-            (folder / part).mkdir(parents=True)
+    def create(cls, folder: Path, shape: Shape, homes: Path) -> Cluster:
+        """Make an empty cluster that is not up, with a home of its own in `homes`."""
+        token = uuid.uuid4().hex
+        home = homes / token
+        for part in (folder / "inbox", folder / "jobs", home / "sky_workdir"):
+            part.mkdir(parents=True)
+        (folder / "home").symlink_to(home)
         (folder / "lock").touch()
-        write_json(folder / "cluster.json", asdict(shape) | {"token": uuid.uuid4().hex})
+        write_json(folder / "cluster.json", asdict(shape) | {"token": token})
         return cls(folder)
+
+    def erase(self) -> None:
+        """Delete what is left of a cluster that is gone; its last processes may have written to its home."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def exists(self) -> bool:
@@ -163,6 +172,11 @@ class Cluster:
     def up(self) -> bool:
         """Whether it takes jobs."""
         return (self.folder / "up").exists()
+
+    @property
+    def home(self) -> Path:
+        """What its jobs see as HOME: of this cluster alone, not of the next one by its name."""
+        return (self.folder / "home").readlink()
 
     @property
     def shape(self) -> Shape:

@@ -43,7 +43,7 @@ class Skylet:
             time.sleep(POLL_SECONDS)
         end_descendants()
         if self._gone is not None:
-            shutil.rmtree(self._gone)
+            Cluster(self._gone).erase()
 
     def _is_ours(self, lock: Path) -> bool:
         """Return whether the cluster of our name is still the one we were started for."""
@@ -125,8 +125,11 @@ class Skylet:
 
     def _environment(self, job: Job) -> dict[str, str]:
         """Return what every process of a job sees."""
-        home = self._root / "clusters" / self._name / "home"
-        return {"PATH": os.environ["PATH"], "HOME": str(home), "SKYPILOT_TASK_ID": self._task_id(job)}
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._cluster.home),
+            "SKYPILOT_TASK_ID": self._task_id(job),
+        }
 
     def _task_id(self, job: Job) -> str:
         return f"{self._cluster.mark}{self._name}_{job.id}-0"
