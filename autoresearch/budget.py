@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from autoresearch.calls import Tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class Usage:
     gpu_dollars: float = 0.0  # of workers and runs, up to now
     reserved_dollars: float = 0.0  # what is in flight may still cost
     api_dollars: float = 0.0
+    api_calls: int = 0
+    tokens: Tokens = field(default_factory=Tokens)  # of the API
     allocated_seconds: float = 0.0  # workers were there for so long, busy or not; 0: they cost nothing idle
 
 

@@ -349,7 +349,7 @@ class Dispatcher:
                 self._preflight.start(number, found.files)
                 return
             if failure:
-                found = Refusal(reason="preflight", detail=str(failure))
+                found = Refusal(reason="preflight", detail=str(failure), failure=failure)
         if isinstance(found, Candidate):
             constants = constants_of(found.files, self._study.target.profile)
             admitted = self._store.admit(proposal, found, constants, self._study.row.seed, self._clock.now())
@@ -359,7 +359,7 @@ class Dispatcher:
                 )
         if isinstance(found, Refusal):
             log.info("refused proposal %s: %s", number, found)
-            self._store.refuse(number, str(found), self._clock.now(), found.experiment)
+            self._store.refuse(number, found, self._clock.now())
         if self._preflight:
             self._preflight.forget(number)  # last: a check is repeated only while its proposal waits
 

@@ -5,6 +5,7 @@ Plain frozen data. What a run may become next stands in TRANSITIONS; nothing her
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -108,6 +109,12 @@ class FailureKind(StrEnum):
     LOST = "machine lost"
 
 
+# Names that say nothing but what they mean; a class the edited code makes may be called anything.
+KNOWN_EXCEPTIONS = frozenset(
+    name for name, found in vars(builtins).items() if isinstance(found, type) and name.endswith("Error")
+) | {"KeyboardInterrupt", "StopIteration", "SystemExit", "OutOfMemoryError", "AcceleratorError"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """A typed fact about a failed run or preflight; `message` is one line and data, never markup."""
@@ -120,6 +127,13 @@ class Failure:
     def __str__(self) -> str:
         where = f", line {self.line}" if self.line else ""
         return f"{self.kind}: {self.message}{where}" if self.message else f"{self.kind}{where}"
+
+    @property
+    def fact(self) -> str:
+        """What can be told of it without a word that the code has printed: class, exception, line."""
+        name = (self.exception or "").rsplit(".", 1)[-1]
+        raised = f", {name if name in KNOWN_EXCEPTIONS else 'an exception of its own'}" if name else ""
+        return f"{self.kind}{raised}" + (f", line {self.line}" if self.line else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,18 +154,28 @@ class Proposal:
     parent: str  # experiment id the edits apply to
     author: str
     number: int | None = None  # given by the store
+    base: str | None = None  # the best experiment when it was written
+    follows: bool = True  # its parent is the best, whichever that is; False: the author chose the parent
+    expected: float | None = None  # predicted change of the metric against the parent, in its unit
+    reworks: str | None = None  # an experiment whose idea it does anew on today's best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """Why a proposal was not admitted, as a typed fact for its author."""
 
-    reason: str  # "edit", "syntax", "file", "duplicate", "unchanged", "parent", "preflight"
+    reason: str  # "edit", "syntax", "file", "duplicate", "unchanged", "parent", "preflight", "stale"
     detail: str
     experiment: str | None = None  # the earlier experiment, for a duplicate
+    failure: Failure | None = None  # what preflight found
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+    @property
+    def fact(self) -> str:
+        """The reason without a word that the code has printed."""
+        return f"{self.reason}: {self.failure.fact}" if self.failure else str(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +184,7 @@ class Candidate:
 
     files: Files
     digest: str
+    touches: tuple[str, ...] = ()  # the constants, functions and methods it changes in its parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +193,7 @@ class Refused:
 
     hypothesis: str
     reason: str
+    fact: str = ""  # the reason without a word that the code has printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +206,9 @@ class Experiment:
     author: str
     digest: str  # of the normalised content of the editable files
     constants: Mapping[str, float] = field(default_factory=dict)  # numeric constants of the code
+    touches: tuple[str, ...] = ()  # the constants, functions and methods it changes in its parent
+    expected: float | None = None  # its author's prediction: change of the metric against the parent
+    reworks: str | None = None  # the experiment whose idea it does anew
     commit: str | None = None  # None until the git ref is written
     created_at: float
     verdict: Verdict | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from autoresearch.budget import Usage
 from autoresearch.experiment import Candidate, Experiment, Goal, Proposal, Purpose, Run
 from autoresearch.history import BASELINE, History
+from autoresearch.store.calls import CallTable, PaidReply
 from autoresearch.store.database import append_event, storage_errors
 from autoresearch.store.experiments import ExperimentTable, insert_experiment
 from autoresearch.store.proposals import ProposalTable
@@ -20,10 +21,10 @@ from autoresearch.store.runs import RunTable, insert_run
 from autoresearch.store.studies import Event, Session, StudyRow, StudyTable
 from autoresearch.store.workers import WorkerRow, WorkerTable
 
-__all__ = ["Event", "Session", "Store", "StudyRow", "WorkerRow"]
+__all__ = ["CallTable", "Event", "PaidReply", "Session", "Store", "StudyRow", "WorkerRow"]
 
 
-class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable):
+class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable, CallTable):
     """Reads and writes one study.
 
     Experiments and runs are cached; the event table tells what to read anew, whoever wrote it.
@@ -61,9 +62,7 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable):
                 ),
             )
             append_event(db, now, "study_created", "", {"tag": row.tag})
-            id_ = insert_experiment(
-                db, None, "baseline", "baseline", baseline.digest, constants, (), row.base_commit, now
-            )
+            id_ = insert_experiment(db, None, baseline, constants, now, commit=row.base_commit)
             for number in range(1, runs + 1):
                 why = f"baseline and noise, run {number} of {runs}"
                 insert_run(db, id_, Purpose.BASELINE, row.kinds[0], row.seed, why, now)
@@ -88,17 +87,7 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable):
             earlier = self.tried_digests().get(candidate.digest)
             if earlier:
                 return earlier
-            id_ = insert_experiment(
-                db,
-                proposal.parent,
-                proposal.hypothesis,
-                proposal.author,
-                candidate.digest,
-                constants,
-                proposal.edits,
-                None,
-                now,
-            )
+            id_ = insert_experiment(db, proposal, candidate, constants, now)
             db.execute(
                 "update proposal set state = 'admitted', experiment = ? where number = ?",
                 (id_, proposal.number),
@@ -119,33 +108,42 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable):
         return History(goal=goal, experiments=dict(self._experiments), runs=dict(self._runs))
 
     def usage(self, now: float, worst_seconds: float) -> Usage:
-        """Return what the study has spent.
+        """Return what the study had spent by then.
 
         A worker in the ledger costs from its first second to its last; elsewhere the jobs cost, and
         those in flight reserve the rest of their worst case.
         """
         jobs = self._all(
             "select price_per_hour, submitted_at, ended_at, outcome from job"
-            " where price_per_hour > 0 and worker not in (select name from worker)"
+            " where price_per_hour > 0 and submitted_at <= ? and worker not in (select name from worker)",
+            (now,),
         )
         spent = reserved = 0.0
         for job in jobs:
-            end = job["ended_at"] if job["outcome"] is not None else now
+            end = min(job["ended_at"], now) if job["outcome"] is not None else now
             used = max(0.0, end - job["submitted_at"])
             spent += job["price_per_hour"] * used / 3600
             if job["outcome"] is None:
                 reserved += job["price_per_hour"] * max(0.0, worst_seconds - used) / 3600
         workers = self.workers()
         spent += sum(w.price_per_hour * w.allocated_seconds(now) / 3600 for w in workers)
-        hours = sum(s.seen_at - s.started_at for s in self.sessions()) / 3600
         row = self._one("select count(*) from experiment where id != ?", (BASELINE,))
+        dollars, calls, tokens = self.api_usage(now)
         return Usage(
             experiments=int(row[0]),  # type: ignore[index]
-            hours=hours,
+            hours=self._hours(now),
             gpu_dollars=spent,
             reserved_dollars=reserved,
+            api_dollars=dollars,
+            api_calls=calls,
+            tokens=tokens,
             allocated_seconds=sum(w.allocated_seconds(now) for w in workers),
         )
+
+    def _hours(self, now: float) -> float:
+        """Return how long the study had been dispatched by then."""
+        begun = [session for session in self.sessions() if session.started_at <= now]
+        return sum(min(s.seen_at, now) - s.started_at for s in begun) / 3600
 
     def _refresh(self) -> None:
         """Bring the cache up to date from the event table."""

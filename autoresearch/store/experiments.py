@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from autoresearch.errors import NotFoundError
-from autoresearch.experiment import Edit, Experiment, Verdict
+from autoresearch.experiment import Candidate, Edit, Experiment, Proposal, Verdict
 from autoresearch.store.database import Database, append_event
 from autoresearch.store.rows import EXPERIMENTS, edits_json, to_edits, to_experiment, to_json
 
@@ -62,23 +62,36 @@ class ExperimentTable(Database):
 
 def insert_experiment(
     db: sqlite3.Connection,
-    parent: str | None,
-    hypothesis: str,
-    author: str,
-    digest: str,
+    proposal: Proposal | None,
+    candidate: Candidate,
     constants: Mapping[str, float],
-    edits: Sequence[Edit],
-    commit: str | None,
     now: float,
+    *,
+    commit: str | None = None,
 ) -> str:
-    """Insert the next experiment; return its id."""
+    """Insert the next experiment, the baseline where there is no proposal; return its id."""
     number = int(db.execute("select coalesce(max(number), 0) + 1 from experiment").fetchone()[0])
     id_ = f"e{number:04d}"
+    made = proposal or Proposal(hypothesis="baseline", edits=(), parent="", author="baseline")
     db.execute(
-        "insert into experiment (id, number, parent, hypothesis, author,"
-        " digest, constants, edits, commit_id, created_at)"
-        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (id_, number, parent, hypothesis, author, digest, to_json(constants), edits_json(edits), commit, now),
+        "insert into experiment (id, number, parent, hypothesis, author, digest, constants, edits,"
+        " commit_id, created_at, touches, expected, reworks)"
+        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            id_,
+            number,
+            made.parent or None,
+            made.hypothesis,
+            made.author,
+            candidate.digest,
+            to_json(constants),
+            edits_json(made.edits),
+            commit,
+            now,
+            to_json(candidate.touches),
+            made.expected,
+            made.reworks,
+        ),
     )
-    append_event(db, now, "admitted", id_, {"hypothesis": hypothesis, "author": author})
+    append_event(db, now, "admitted", id_, {"hypothesis": made.hypothesis, "author": made.author})
     return id_

@@ -22,7 +22,7 @@ from autoresearch.experiment import (
 
 EXPERIMENTS = (
     "select id, parent, hypothesis, author, digest, constants, commit_id, created_at, verdict, reason,"
-    " judged_at from experiment"
+    " judged_at, touches, expected, reworks from experiment"
 )
 RUNS = (
     "select run.id, experiment, purpose, run.kind, seed, why, state, run.attempt, losses, created_at, value,"
@@ -46,6 +46,9 @@ def to_experiment(row: sqlite3.Row) -> Experiment:
         verdict=Verdict(row["verdict"]) if row["verdict"] else None,
         reason=row["reason"],
         judged_at=row["judged_at"],
+        touches=tuple(json.loads(row["touches"])),
+        expected=row["expected"],
+        reworks=row["reworks"],
     )
 
 
@@ -93,6 +96,10 @@ def to_proposal(row: sqlite3.Row) -> Proposal:
         edits=to_edits(row["edits"]),
         parent=row["parent"],
         author=row["author"],
+        base=row["base"],
+        follows=bool(row["follows"]),
+        expected=row["expected"],
+        reworks=row["reworks"],
     )
 
 

@@ -151,4 +151,41 @@ MIGRATIONS = (
     create trigger worker_stays before delete on worker
         begin select raise(abort, 'workers are never deleted'); end;
     """,
+    """
+    -- Where a proposal comes from, what its author expects of it, and what its code says of itself.
+    alter table proposal add column base text;             -- the best experiment when it was written
+    alter table proposal add column follows integer not null default 1; -- its parent is the best
+    alter table proposal add column expected real;
+    alter table proposal add column reworks text;
+    alter table proposal add column fact text not null default ''; -- why refused, in our own words
+    alter table proposal add column call integer;          -- the API call that brought it
+    alter table experiment add column touches text not null default '[]'; -- JSON: names it changes
+    alter table experiment add column expected real;
+    alter table experiment add column reworks text;
+
+    create table call (
+        id integer primary key,
+        batch integer not null,
+        model text not null,
+        effort text not null,
+        asked integer not null,
+        digest text not null,
+        started_at real not null,
+        reserved_usd real not null,
+        likely_usd real not null,
+        ended_at real,
+        outcome text,
+        detail text not null default '',
+        tokens text not null default '{}',  -- JSON
+        cost_usd real not null default 0,
+        estimated integer not null default 0,
+        reply text,                         -- JSON: what it proposes and notes
+        taken integer not null default 0    -- its proposals are in the table of proposals
+    ) strict;
+    create trigger call_is_billed_once before update of ended_at, tokens, cost_usd on call
+        when old.ended_at is not null
+        begin select raise(abort, 'a call is billed once'); end;
+    create trigger call_stays before delete on call
+        begin select raise(abort, 'calls are never deleted'); end;
+    """,
 )

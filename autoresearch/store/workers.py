@@ -26,8 +26,8 @@ class WorkerRow:
     note: str
 
     def allocated_seconds(self, now: float) -> float:
-        """Return for how long it has been paid for."""
-        return max(0.0, (now if self.down_at is None else self.down_at) - self.up_at)
+        """Return for how long it had been paid for by then."""
+        return max(0.0, (now if self.down_at is None else min(self.down_at, now)) - self.up_at)
 
 
 class WorkerTable(Database):

@@ -23,6 +23,7 @@ from autoresearch.experiment import (
     Measurement,
     Proposal,
     Purpose,
+    Refusal,
     Run,
     RunState,
     Verdict,
@@ -114,15 +115,15 @@ class StoreContract:
     def test_a_proposal_is_admitted_or_refused_once(self, store: Store) -> None:
         begin(store)
         (number,) = store.add_proposals([proposal()], NOW)
-        assert store.refuse(number, "syntax: line 3", NOW)
-        assert not store.refuse(number, "again", NOW)
+        assert store.refuse(number, Refusal(reason="syntax", detail="line 3"), NOW)
+        assert not store.refuse(number, Refusal(reason="syntax", detail="again"), NOW)
         assert store.admit(proposal(number), candidate("d3"), {}, 7, NOW) is None
         assert [r.reason for r in store.refusals(5)] == ["syntax: line 3"]
 
     def test_refusals_since_the_last_admission_are_counted(self, store: Store) -> None:
         begin(store)
         for n in store.add_proposals([proposal()] * 3, NOW):
-            store.refuse(n, "no", NOW)
+            store.refuse(n, Refusal(reason="no", detail="no"), NOW)
         assert store.barren() == 3
         admitted(store)
         assert store.barren() == 0
