@@ -1,21 +1,26 @@
 """All an agent is told, as one bounded value, built from the history alone.
 
 The same history gives the same brief, so an agent needs no memory and a restart changes nothing.
-Bounded: at most MAX_TRIED experiments and MAX_REFUSED refusals, whatever the history.
+Bounded: at most MAX_TRIED experiments and MAX_REFUSED refusals, whatever the history; what it all
+adds up to (families, predictions, what to do again) is reckoned over the whole of it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from autoresearch.budget import Budget, Usage, room_for_experiments
-from autoresearch.experiment import Experiment, Files, Goal, Refused, Verdict
+from autoresearch.experiment import Experiment, Failure, Files, Goal, Refused, Verdict
+from autoresearch.findings import Family, Findings, Predictions
 from autoresearch.history import BASELINE, History
-from autoresearch.judging.statistics import Noise, best_estimate, noise
+from autoresearch.judging.statistics import Noise
 
 MAX_TRIED = 500
 MAX_REFUSED = 12
+MAX_NOTES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,14 @@ class Tried:
     standard_error: float | None = None
     kind: str | None = None
     runs: int = 0
+    touches: tuple[str, ...] = ()  # the constants, functions and methods it changes
+    delta: float | None = None  # its value minus its parent's, on one kind
+    delta_error: float | None = None
+    expected: float | None = None  # the delta its author predicted
+    reworks: str | None = None
+    failure: Failure | None = None
+    memory_gb: float | None = None
+    judged_at: float | None = None
 
     @property
     def pending(self) -> bool:
@@ -60,6 +73,17 @@ class Brief:
     usage: Usage
     serial: int  # proposals the study has received so far, admitted or not
     seed: int
+    counts: Mapping[str, int] = field(default_factory=dict)  # all experiments, by verdict or "open"
+    anchor: str = ""  # the experiment whose code an agent holds already
+    anchor_files: Files = field(default_factory=dict)
+    families: tuple[Family, ...] = ()  # of ideas; the one tried last first
+    rework: tuple[str, ...] = ()  # winners on an old base, to be done anew on today's
+    near: tuple[str, ...] = ()  # near misses on an old base
+    predictions: Predictions = field(default_factory=Predictions)
+    notes: tuple[str, ...] = ()  # the agent's own, oldest first
+    waiting: tuple[str, ...] = ()  # hypotheses of proposals not yet admitted
+    focus: str = ""  # what this request is for, where several are under way; "": anything
+    elsewhere: tuple[str, ...] = ()  # what the others were asked for
 
     def find(self, experiment: str) -> Tried | None:
         """Return one experiment of the brief by id."""
@@ -80,11 +104,21 @@ def build_brief(
     usage: Usage,
     serial: int,
     seed: int,
+    anchor: str = "",
+    anchor_files: Files | None = None,
+    waiting: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    focus: str = "",
+    elsewhere: Sequence[str] = (),
 ) -> Brief:
-    """Return the brief on a history. `files` is the code of the incumbent, or of the baseline."""
+    """Return the brief on a history. `files` is the code of the incumbent, or of the baseline.
+
+    Without an anchor the agent holds the baseline's code.
+    """
     incumbent = history.incumbent()
-    kinds = sorted({run.worker_kind for run in history.all_runs() if run.worker_kind and run.measurement})
-    spread = {kind: found for kind in kinds if (found := noise(history, kind))}
+    findings = Findings(history)
+    rework, near = findings.rework(), findings.near()
+    tried = [_tried(history, experiment, findings) for experiment in history.experiments.values()]
     return Brief(
         study=study,
         metric=metric,
@@ -94,19 +128,33 @@ def build_brief(
         parent=incumbent.id if incumbent else BASELINE,
         files=files,
         baseline_files=baseline_files,
-        tried=_bounded(history, [_tried(history, e, spread) for e in history.experiments.values()]),
+        tried=_bounded(history, tried, {*rework, *near}),
         refused=tuple(refused[-MAX_REFUSED:]),
-        noise=spread,
+        noise=findings.noise,
         experiments_left=room_for_experiments(budget, usage),
         budget=budget,
         usage=usage,
         serial=serial,
         seed=seed,
+        counts=Counter(str(e.verdict or "open") for e in history.experiments.values()),
+        anchor=anchor or BASELINE,
+        anchor_files=baseline_files if anchor_files is None else anchor_files,
+        families=findings.families(),
+        rework=rework,
+        near=near,
+        predictions=findings.predictions(),
+        notes=tuple(notes[-MAX_NOTES:]),
+        waiting=tuple(waiting),
+        focus=focus,
+        elsewhere=tuple(elsewhere),
     )
 
 
-def _tried(history: History, experiment: Experiment, spread: Mapping[str, Noise]) -> Tried:
-    value = best_estimate(history, experiment.id)
+def _tried(history: History, experiment: Experiment, findings: Findings) -> Tried:
+    value = findings.values.get(experiment.id)
+    effect = findings.effects.get(experiment.id)
+    runs = history.runs_of(experiment.id)
+    memory = [r.measurement.memory_gb for r in runs if r.measurement and r.measurement.memory_gb]
     return Tried(
         id=experiment.id,
         parent=experiment.parent,
@@ -116,22 +164,30 @@ def _tried(history: History, experiment: Experiment, spread: Mapping[str, Noise]
         verdict=experiment.verdict,
         reason=experiment.reason,
         value=value.mean if value else None,
-        standard_error=value.standard_error(spread.get(value.kind)) if value else None,
+        standard_error=findings.error(value) if value else None,
         kind=value.kind if value else None,
         runs=len(history.finished(experiment.id)),
+        touches=findings.touches(experiment),
+        delta=effect.delta if effect else None,
+        delta_error=effect.error if effect else None,
+        expected=experiment.expected,
+        reworks=experiment.reworks,
+        failure=next((run.failure for run in reversed(runs) if run.failure), None),
+        memory_gb=max(memory, default=None),
+        judged_at=experiment.judged_at,
     )
 
 
-def _bounded(history: History, tried: Sequence[Tried]) -> tuple[Tried, ...]:
-    """Return everything, or of a long history the pending, the better and the more recent half."""
+def _bounded(history: History, tried: Sequence[Tried], named: set[str]) -> tuple[Tried, ...]:
+    """Return everything, or of a long history the named, the pending, the better and the recent half."""
     if len(tried) <= MAX_TRIED:
         return tuple(tried)
-    chosen = {t.id for t in tried if t.pending} | {BASELINE}
+    chosen = {t.id for t in tried if t.pending} | {BASELINE} | named
     ranked = sorted(
         (t for t in tried if t.value is not None), key=lambda t: history.goal.sign * (t.value or 0.0)
     )
-    for source in (ranked, list(reversed(tried))):
-        for t in source[: MAX_TRIED // 2]:
-            chosen.add(t.id)
-    kept = [t for t in tried if t.id in chosen]
-    return tuple(kept[-MAX_TRIED:])
+    for pair in zip_longest(ranked, reversed(tried)):
+        chosen |= {t.id for t in pair if t is not None}
+        if len(chosen) >= MAX_TRIED - 1:
+            break
+    return tuple(t for t in tried if t.id in chosen)[-MAX_TRIED:]
