@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -41,6 +42,7 @@ KINDS = (
     *("H200", "H20", "L4", "L40", "L40S", "MI300X", "P100", "RTX2060", "RTX3090", "RTX4090", "RTX5090"),
     *("RTX5070TI", "RTX6000-Ada", "RTXPRO6000", "T4", "V100", "V100-32GB"),
 )
+MIN_BATCH, MAX_BATCH = 4, 12  # proposals of one call
 TAG = re.compile(r"[a-z0-9][a-z0-9-]{0,29}")
 
 
@@ -78,12 +80,39 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """Who proposes, and how many ideas may wait."""
+    """Who proposes, how much at once, and how many ideas may wait."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-    name: Literal["sweep"] = "sweep"
-    backlog: int | None = None  # None: as many as there are workers
+    name: Literal["sweep", "claude"] = "sweep"
+    backlog: int | None = None  # ideas to spare beside those soon needed; None: see backlog_for
     seed: int = 0
+    # For the agent `claude`:
+    model: str = "claude-sonnet-5-5"
+    effort: Literal["low", "medium", "high", "xhigh", "max"] = "medium"
+    second_model: str | None = None  # asked for every `second_every`-th batch
+    second_every: int = 0  # 0: never
+    batch: int | None = None  # proposals of one call; None: see batch_for
+    calls: int = 4  # at once, where one is not enough
+
+    @property
+    def label(self) -> str:
+        """The agent as people read it: claude-sonnet-5-5 medium."""
+        return self.name if self.name == "sweep" else f"{self.model} {self.effort}"
+
+    def batch_for(self, workers: int) -> int | None:
+        """Return how many proposals one call asks for; None: as many as are needed.
+
+        Fewer are fresher and dearer: see benchmarks/agent_cost.py.
+        """
+        if self.name == "sweep":
+            return None
+        return self.batch or min(max(MIN_BATCH, math.ceil(0.75 * workers)), MAX_BATCH)
+
+    def backlog_for(self, workers: int) -> int:
+        """Return how many ideas are kept to spare: one an optimiser's worker, few of a dear agent's."""
+        if self.backlog is not None:
+            return self.backlog
+        return workers if self.name == "sweep" else math.ceil(workers / 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,8 +287,20 @@ def _check(config: Config) -> None:
             raise _ProblemError(("budget", name), f"is {ceiling}; a ceiling cannot be negative")
     if config.judging.baseline_runs < 2:
         raise _ProblemError(("judging", "baseline_runs"), "noise needs at least 2 runs of the baseline")
-    if config.agent.backlog is not None and config.agent.backlog < 0:
-        raise _ProblemError(("agent", "backlog"), f"is {config.agent.backlog}; it cannot be negative")
+    _check_agent(config.agent)
+
+
+def _check_agent(agent: AgentConfig) -> None:
+    if agent.backlog is not None and agent.backlog < 0:
+        raise _ProblemError(("agent", "backlog"), f"is {agent.backlog}; it cannot be negative")
+    if agent.batch is not None and not 1 <= agent.batch <= 40:
+        raise _ProblemError(("agent", "batch"), f"is {agent.batch}; use 1 to 40")
+    if not 1 <= agent.calls <= 16:
+        raise _ProblemError(("agent", "calls"), f"is {agent.calls}; use 1 to 16")
+    if agent.second_every < 0:
+        raise _ProblemError(("agent", "second_every"), f"is {agent.second_every}; it cannot be negative")
+    if bool(agent.second_every) != (agent.second_model is not None):
+        raise _ProblemError(("agent", "second_every"), "and second_model are set together or not at all")
 
 
 _API_KEY = re.compile(r"^(ANTHROPIC|OPENAI)_|API_?KEY|^CLAUDE_")

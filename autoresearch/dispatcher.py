@@ -10,31 +10,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from autoresearch.asking import Asking, Spawn, in_a_thread
-from autoresearch.brief import MAX_REFUSED, Brief, build_brief
-from autoresearch.config import Config
-from autoresearch.constants import constants_of
-from autoresearch.errors import PoolError
-from autoresearch.experiment import (
-    Candidate,
-    Failure,
-    FailureKind,
-    Files,
-    Proposal,
-    Refusal,
-    Run,
-    RunState,
-    Verdict,
-    Worker,
-)
-from autoresearch.history import BASELINE
-from autoresearch.judging.policy import Decide, Order
-from autoresearch.outcome import read_outcome
-from autoresearch.patch import admit, apply_edits
-from autoresearch.plan import (
-    MAX_LOSSES,
+from autoresearch.actions import (
     Action,
     Admit,
     Ask,
@@ -43,46 +20,33 @@ from autoresearch.plan import (
     Finish,
     GiveUp,
     Publish,
+    Rebase,
     Release,
     Request,
     Requeue,
     Snapshot,
     Started,
     Submit,
-    plan,
 )
+from autoresearch.asking import Asking, Spawn, in_a_thread
+from autoresearch.brief import Brief
+from autoresearch.config import Config
+from autoresearch.errors import PoolError
+from autoresearch.experiment import Failure, FailureKind, Refusal, Run, RunState, Verdict, Worker
+from autoresearch.history import BASELINE
+from autoresearch.intake import Intake, Preflight
+from autoresearch.judging.policy import Decide, Order
+from autoresearch.outcome import read_outcome
+from autoresearch.patch import apply_edits
+from autoresearch.plan import MAX_LOSSES, plan
 from autoresearch.protocols import Agent, Clock, Executor, Policy
 from autoresearch.study import Study
+from autoresearch.telling import tell_all
 from autoresearch.workspace import Commit
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
-UNLIMITED = 1_000_000
-
-
-class Preflight(Protocol):
-    """Exercises edited code before it takes a worker."""
-
-    def running(self, proposals: list[int]) -> frozenset[int]:
-        """Return the numbers of those proposals whose check is under way."""
-        ...
-
-    def start(self, proposal: int, files: Files) -> None:
-        """Begin a check; nothing where it was begun before."""
-        ...
-
-    def result(self, proposal: int) -> tuple[bool, Failure | None]:
-        """Return whether the check has ended, and what it found wrong with the code, if anything."""
-        ...
-
-    def forget(self, proposal: int) -> None:
-        """Drop what a check that was read has left."""
-        ...
-
-    def close(self, proposals: list[int]) -> None:
-        """End the checks that still run."""
-        ...
 
 
 class Dispatcher:
@@ -101,20 +65,22 @@ class Dispatcher:
         instructions: Callable[[], str] = str,
         on_turn: Callable[[Snapshot], None] | None = None,
         spawn: Spawn = in_a_thread,
+        answer_seconds: float = 0.0,
     ) -> None:
-        """Put the parts together; nothing happens before `run`."""
+        """Put the parts together; nothing happens before `run`.
+
+        `answer_seconds` is how long the agent takes to answer, before it was measured.
+        """
         self._study = study
         self._store = study.store
         self._config = config
-        self._asking = Asking(agent, study.store, clock, spawn)
+        self._asking = Asking(agent, study.store, clock, spawn, answer_seconds)
+        self._intake = Intake(study, preflight, clock)
         self._executor = executor
         self._policy = policy
-        self._preflight = preflight
         self._clock = clock
         self._instructions = instructions
         self._on_turn = on_turn
-        # checks that may run at once beside the workers
-        self._admissions = max(1, (os.cpu_count() or 1) // 4) if preflight else UNLIMITED
         self._asked_for: Request | None = None  # set by signal handlers, which must not touch the store
         self._leaving = False
         self._seen_at = 0.0
@@ -130,9 +96,10 @@ class Dispatcher:
         self._store.set_request(Request.NONE, now)
         self._store.set_outcome(None, now)
         self._session = self._store.begin_session(
-            os.getpid(), self._config.agent.name, self._config.budget, now
+            os.getpid(), self._config.agent.label, self._config.budget, now
         )
         self._advance_branch()  # a dispatcher may have died between the store and git
+        self._asking.recover()
         over = False
         try:
             while True:
@@ -146,8 +113,7 @@ class Dispatcher:
             raise
         finally:
             self._store.touch_session(self._session, self._clock.now())
-            if self._preflight:
-                self._preflight.close([p.number or 0 for p in self._store.waiting_proposals()])
+            self._intake.close()
             left = self._executor.close(release=over)
             if over:
                 self._note_workers(left)
@@ -192,10 +158,9 @@ class Dispatcher:
         now, study = self._clock.now(), self._study
         history = self._store.history()
         proposals = self._store.waiting_proposals()
-        numbers = [p.number for p in proposals if p.number is not None]
-        backlog = self._config.agent.backlog
         workers = self._executor.workers()
         self._note_workers(workers)
+        agent = self._config.agent
         return Snapshot(
             now=now,
             study=study.tag,
@@ -203,13 +168,19 @@ class Dispatcher:
             workers=workers,
             jobs=self._executor.poll([run.job_name(study.tag) for run in history.in_flight()]),
             proposals=proposals,
-            admitting=self._preflight.running(numbers) if self._preflight else frozenset(),
-            admissions=self._admissions,
+            admitting=self._intake.checking(proposals),
+            checked=self._intake.checked(proposals),
+            admissions=self._intake.admissions,
             asked=self._asking.asked,
+            open_calls=self._asking.calls,
+            calls=agent.calls,
+            batch=agent.batch_for(len(workers)),
+            lead_seconds=self._asking.answer_seconds + self._intake.usual_seconds,
+            usual_seconds=study.target.seconds,
             barren=self._store.barren(),
             agent_resting=self._asking.resting(now),
             agent_gone=self._asking.gone,
-            backlog=len(workers) if backlog is None else backlog,
+            backlog=agent.backlog_for(len(workers)),
             budget=self._config.budget,
             usage=self._store.usage(now, study.worst_seconds),
             worst_seconds=study.worst_seconds,
@@ -233,10 +204,12 @@ class Dispatcher:
                 self._executor.release(action.worker, replace=False)
             case Publish():
                 self._publish(action.experiment, now)
+            case Rebase():
+                self._intake.rebase(action.proposal, action.parent)
             case Admit():
-                self._admit(next(p for p in snapshot.proposals if p.number == action.proposal))
+                self._intake.admit(next(p for p in snapshot.proposals if p.number == action.proposal))
             case Ask():
-                self._asking.ask(self._brief(snapshot), action.n)
+                self._asking.ask(self._brief(), action.n)
             case Decide():
                 self._decide(action, now)
             case Order():
@@ -339,51 +312,14 @@ class Dispatcher:
         if lineage:
             self._study.workspace.advance(lineage, self._study.target.editable, self._clock.now())
 
-    def _admit(self, proposal: Proposal) -> None:
-        """Check a proposal as far as it can be checked now; admit or refuse it when that is clear."""
-        number = proposal.number or 0
-        found = self._check(proposal)
-        if self._preflight and isinstance(found, Candidate):
-            ended, failure = self._preflight.result(number)
-            if not ended:
-                self._preflight.start(number, found.files)
-                return
-            if failure:
-                found = Refusal(reason="preflight", detail=str(failure), failure=failure)
-        if isinstance(found, Candidate):
-            constants = constants_of(found.files, self._study.target.profile)
-            admitted = self._store.admit(proposal, found, constants, self._study.row.seed, self._clock.now())
-            if isinstance(admitted, str):
-                found = Refusal(
-                    reason="duplicate", detail=f"{admitted} is the same code", experiment=admitted
-                )
-        if isinstance(found, Refusal):
-            log.info("refused proposal %s: %s", number, found)
-            self._store.refuse(number, found, self._clock.now())
-        if self._preflight:
-            self._preflight.forget(number)  # last: a check is repeated only while its proposal waits
-
-    def _check(self, proposal: Proposal) -> Candidate | Refusal:
-        parent = self._store.history().experiments.get(proposal.parent)
-        if parent is None or parent.commit is None:
-            return Refusal(reason="parent", detail=f"there is no experiment {proposal.parent}")
-        return admit(proposal, self._study.files(parent.id), self._store.tried_digests())
-
-    def _brief(self, snapshot: Snapshot) -> Brief:
-        incumbent = snapshot.history.incumbent()
-        return build_brief(
-            snapshot.history,
-            study=self._study.tag,
-            metric=self._study.target.metric.name,
-            profile=self._study.target.profile,
-            instructions=self._instructions(),
-            files=self._study.files(incumbent.id if incumbent else BASELINE),
-            baseline_files=self._study.files(BASELINE),
-            refused=self._store.refusals(MAX_REFUSED),
-            budget=snapshot.budget,
-            usage=snapshot.usage,
-            serial=self._store.proposal_count(),
-            seed=self._study.row.seed,
+    def _brief(self) -> Brief:
+        self._store.touch_session(self._session, self._clock.now())  # a brief tells the hours used
+        return tell_all(
+            self._study,
+            self._config.budget,
+            self._instructions(),
+            focus=self._asking.focus(),
+            elsewhere=self._asking.elsewhere(),
         )
 
     def _heartbeat(self) -> None:

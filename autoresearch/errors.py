@@ -87,10 +87,13 @@ class AgentError(AutoresearchError):
 
     code = "agent"
 
-    def __init__(self, message: str, hint: str = "", *, retryable: bool = True) -> None:
-        """`retryable=False`: the agent has nothing more to say and need not be asked again."""
+    def __init__(
+        self, message: str, hint: str = "", *, retryable: bool = True, retry_after: float | None = None
+    ) -> None:
+        """`retryable=False`: there is no use in asking again; else after so many seconds, where it says."""
         super().__init__(message, hint)
         self.retryable = retryable
+        self.retry_after = retry_after
 
 
 class StoppedError(AutoresearchError):

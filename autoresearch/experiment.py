@@ -155,7 +155,7 @@ class Proposal:
     author: str
     number: int | None = None  # given by the store
     base: str | None = None  # the best experiment when it was written
-    follows: bool = True  # its parent is the best, whichever that is; False: the author chose the parent
+    follows: bool = False  # while it waits, its parent is the best, whichever that becomes
     expected: float | None = None  # predicted change of the metric against the parent, in its unit
     reworks: str | None = None  # an experiment whose idea it does anew on today's best
 

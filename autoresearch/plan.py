@@ -8,148 +8,30 @@ dispatcher killed at any instant is continued by any other. Every action is idem
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator
 
-from autoresearch.budget import Budget, Usage, room_for_experiments
+from autoresearch.actions import (
+    Action,
+    Cancel,
+    Collect,
+    Finish,
+    GiveUp,
+    Publish,
+    Release,
+    Request,
+    Requeue,
+    Snapshot,
+    Started,
+    Submit,
+)
+from autoresearch.budget import room_for_experiments
 from autoresearch.commitment import Commitment
-from autoresearch.experiment import JobStatus, Proposal, RunState, Verdict, Worker
-from autoresearch.history import BASELINE, History
-from autoresearch.judging.policy import Decide, Order
+from autoresearch.experiment import JobStatus, RunState, Verdict, Worker
+from autoresearch.history import BASELINE
 from autoresearch.protocols import Policy
+from autoresearch.supply import MAX_BARREN, admissions, asks, rebases
 
 MAX_LOSSES = 3  # machines lost under one run before it is given up
-MAX_BARREN = 40  # proposals refused in a row before the agent counts as out of ideas
-
-
-class Request(StrEnum):
-    """What a person asked of the dispatcher."""
-
-    NONE = "none"
-    DRAIN = "drain"  # let running experiments finish, then stop
-    CANCEL = "cancel"  # end running experiments now, then stop
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """Everything `plan` looks at, read at one moment."""
-
-    now: float
-    study: str
-    history: History
-    workers: Sequence[Worker]
-    jobs: Mapping[str, JobStatus]  # by job name; absent: cannot be told now
-    proposals: Sequence[Proposal]  # received, not yet admitted or refused; oldest first
-    admitting: frozenset[int]  # numbers of proposals whose preflight runs
-    admissions: int  # how many may be checked at once
-    asked: int  # proposals asked of the agent and not yet received
-    barren: int  # proposals refused since the last one admitted
-    agent_resting: bool  # the agent failed; it is not asked before its pause is over
-    agent_gone: bool  # the agent will not be asked again
-    backlog: int  # ideas that should wait ready beside the busy workers
-    budget: Budget
-    usage: Usage
-    worst_seconds: float  # the longest one run may occupy a worker
-    request: Request = Request.NONE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submit:
-    """Hand a run to a worker; asked again for the same run it changes nothing."""
-
-    run: str
-    worker: str
-    kind: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """Note that a run's job was seen running."""
-
-    run: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collect:
-    """Fetch a finished job's log and record what it says."""
-
-    run: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requeue:
-    """Put a run back into the queue for a new attempt."""
-
-    run: str
-    lost: bool  # its machine was lost; otherwise the study was interrupted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveUp:
-    """Close a run whose machines were lost too often."""
-
-    run: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel:
-    """End a run's job."""
-
-    run: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """Give back a worker that costs while it waits and will not be needed again."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publish:
-    """Write an experiment's git ref."""
-
-    experiment: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admit:
-    """Check a proposal and make it an experiment, or refuse it."""
-
-    proposal: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """Ask the agent for proposals."""
-
-    n: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finish:
-    """End this dispatcher; nothing is left that it could do."""
-
-    reason: str
-    complete: bool  # the study reached its end, rather than being interrupted
-
-
-Action = (
-    Submit
-    | Started
-    | Collect
-    | Requeue
-    | GiveUp
-    | Cancel
-    | Release
-    | Publish
-    | Admit
-    | Ask
-    | Decide
-    | Order
-    | Finish
-)
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
@@ -162,8 +44,11 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
     actions += judged
     if snapshot.request is Request.NONE:
         actions += _start(snapshot, policy)
-        actions += _admit(snapshot)
-        actions += _ask(snapshot)
+        # a verdict or an order changes which ideas are wanted, and on which base: that is for the next turn
+        if not judged and not _no_room_for_more(snapshot):
+            actions += rebases(snapshot)
+            actions += admissions(snapshot, _unserved(snapshot, policy))
+            actions += asks(snapshot, _taking(snapshot))
     if not actions:
         actions += _release(snapshot)
     if not actions:
@@ -213,6 +98,21 @@ def _start(snapshot: Snapshot, policy: Policy) -> Iterator[Submit]:
         yield Submit(run=run.id, worker=worker.name, kind=worker.kind)
 
 
+def _unserved(snapshot: Snapshot, policy: Policy) -> int:
+    """Return how many workers would take a run now, and could start one, but find none queued."""
+    queued = snapshot.history.queued()
+    commitment = _commitment(snapshot)
+    count = 0
+    for worker in _taking(snapshot):
+        run = policy.next_run(snapshot.history, queued, worker.kind) if queued else None
+        if run is not None:
+            queued.remove(run)
+        elif not commitment.refusal(worker):
+            commitment.take(worker)
+            count += 1
+    return count
+
+
 def _taking(snapshot: Snapshot) -> list[Worker]:
     """Return the workers that take a run now: the idle ones, then those whose run is about to end."""
     load = Counter(run.worker for run in snapshot.history.in_flight())
@@ -249,34 +149,8 @@ def _release(snapshot: Snapshot) -> Iterator[Release]:
 
 def _winding_down(snapshot: Snapshot) -> bool:
     """Whether no new experiment can come, and nothing waits."""
-    over = not room_for_experiments(snapshot.budget, snapshot.usage) or snapshot.agent_gone
+    over = not room_for_experiments(snapshot.budget, snapshot.usage) or bool(snapshot.agent_gone)
     return over and not (snapshot.history.queued() or snapshot.proposals or snapshot.asked)
-
-
-def _admit(snapshot: Snapshot) -> Iterator[Admit]:
-    """Yield admissions in order of arrival; the dispatcher runs few at a time."""
-    if _no_room_for_more(snapshot):
-        return
-    room = room_for_experiments(snapshot.budget, snapshot.usage) - len(snapshot.admitting)
-    waiting = [p for p in snapshot.proposals if p.number is not None and p.number not in snapshot.admitting]
-    room = min(room, snapshot.admissions - len(snapshot.admitting), len(waiting))
-    for proposal in waiting[: max(0, int(room))]:
-        if proposal.number is not None:
-            yield Admit(proposal=proposal.number)
-
-
-def _ask(snapshot: Snapshot) -> Iterator[Ask]:
-    """Yield one request when fewer ideas are ready than free workers and the backlog need."""
-    if snapshot.agent_gone or snapshot.agent_resting or _no_room_for_more(snapshot):
-        return
-    if snapshot.barren >= MAX_BARREN:
-        return
-    free = len(_taking(snapshot))
-    ready = len(snapshot.history.queued()) + len(snapshot.proposals) + snapshot.asked
-    room = room_for_experiments(snapshot.budget, snapshot.usage) - len(snapshot.proposals) - snapshot.asked
-    wanted = int(min(free + snapshot.backlog - ready, room))
-    if wanted > 0:
-        yield Ask(n=wanted)
 
 
 def _finish(snapshot: Snapshot) -> Iterator[Finish]:
@@ -315,7 +189,7 @@ def _stranded_kinds(snapshot: Snapshot) -> str:
 def _why_no_ideas(snapshot: Snapshot) -> str:
     if snapshot.barren >= MAX_BARREN:
         return f"the agent is out of ideas: its last {snapshot.barren} proposals were refused"
-    return "the agent has stopped proposing"
+    return f"the agent has stopped proposing: {snapshot.agent_gone}"
 
 
 def _ceiling(snapshot: Snapshot) -> str | None:

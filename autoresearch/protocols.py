@@ -17,11 +17,11 @@ from autoresearch.judging.policy import Decision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An agent's answer: proposals, notes for its later self, and what the answer cost."""
+    """An agent's answer: proposals, and notes for its later self."""
 
     proposals: tuple[Proposal, ...]
     notes: str = ""
-    cost_usd: float = 0.0
+    call: int | None = None  # the API call that was billed for it, where one was
 
 
 class Agent(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autoresearch.actions import Snapshot
 from autoresearch.budget import Budget, Usage
 from autoresearch.experiment import (
     Experiment,
@@ -18,7 +19,6 @@ from autoresearch.experiment import (
     Worker,
 )
 from autoresearch.history import History
-from autoresearch.plan import Snapshot
 
 CPUS = (Worker(name="cpu-01", kind="cpu"), Worker(name="cpu-02", kind="cpu"))
 
@@ -96,7 +96,7 @@ def snapshot(past: History, **changes: Any) -> Snapshot:
         "asked": 0,
         "barren": 0,
         "agent_resting": False,
-        "agent_gone": False,
+        "agent_gone": "",
         "backlog": 2,
         "budget": Budget(),
         "usage": Usage(),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoresearch.actions import Finish
 from autoresearch.agents.scripted import ScriptedAgent
 from autoresearch.brief import Brief
 from autoresearch.clock import WallClock
@@ -19,7 +20,6 @@ from autoresearch.executors.preflight import LocalPreflight
 from autoresearch.experiment import Edit, Proposal
 from autoresearch.founding import create_study
 from autoresearch.judging.policy import ConfirmPolicy
-from autoresearch.plan import Finish
 from autoresearch.study import Study
 from autoresearch.target import Metric, Target
 

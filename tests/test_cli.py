@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,9 +18,12 @@ import pytest
 from typer.testing import CliRunner
 
 from autoresearch.budget import Budget
+from autoresearch.calls import CallOutcome, Tokens
 from autoresearch.cli import app
 from autoresearch.experiment import Verdict
+from autoresearch.store import Store
 from lab import ROOT, Lab, git, set_x
+from store_contract import began
 
 CONFIG = """
 target:
@@ -186,6 +190,72 @@ def test_without_a_configuration_the_way_out_is_said(lab: Lab) -> None:
         result = call(lab, command)
         assert result.exit_code == 2
         assert "autoresearch init" in result.stderr
+
+
+def test_claude_without_a_key_says_what_to_do(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lab.folder / "autoresearch.yaml").write_text(CONFIG)
+    lab.commit("configured")
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    result = call(lab, "run", "--agent", "claude")
+    assert result.exit_code == 2
+    assert "ANTHROPIC_API_KEY is not set" in result.stderr
+    assert "--agent sweep, which needs none" in result.stderr
+    assert not (lab.folder / ".autoresearch").exists(), "nothing was begun"
+
+
+def test_an_unknown_model_is_refused_and_never_free(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lab.folder / "autoresearch.yaml").write_text(CONFIG + "agent: {name: claude, model: claude-9}\n")
+    lab.commit("configured")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-none")
+    result = call(lab, "run")
+    assert result.exit_code == 2
+    assert "claude-9" in result.stderr
+    assert "claude-sonnet-5-5" in result.stderr
+
+
+def test_a_dry_run_says_what_claude_would_cost_and_calls_nobody(lab: Lab) -> None:
+    config = CONFIG.replace("{experiments: 3}", "{experiments: 100, api_dollars: 2}")
+    (lab.folder / "autoresearch.yaml").write_text(config)
+    lab.commit("configured")
+    result = call(lab, "run", "--agent", "claude", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "claude-sonnet-5-5 medium: 4 experiments a call, about $0.0" in result.stdout
+    assert "about 100 experiments in 8 h: $" in result.stdout
+    assert "budget.api_dollars: $2" in result.stdout
+
+
+def test_the_notebook_tells_what_notes_led_to(done: Lab) -> None:
+    assert "no notes yet" in call(done, "notebook").stdout
+    (path,) = (done.folder / ".autoresearch").glob("*/study.db")
+    store = Store(path)
+    again = dataclasses.replace(set_x(1.5), hypothesis="again")
+    store.add_proposals([again], 1_700_000_100.0, notes="X matters\x1b[31m most")
+    store.close()
+    shown = call(done, "notebook").stdout
+    assert "X matters" in shown
+    assert "\x1b" not in shown
+    assert "waiting" in shown
+    (entry,) = document(done, "notebook")["entries"]
+    assert [idea["hypothesis"] for idea in entry["ideas"]] == ["again"]
+
+
+def test_status_says_what_claude_has_cost_and_why_it_is_silent(done: Lab) -> None:
+    (path,) = (done.folder / ".autoresearch").glob("*/study.db")
+    store = Store(path)
+    one = began(store)
+    tokens = Tokens(input=6000, cache_read=12_000, output=5000, thinking=3300)
+    now = time.time()
+    store.bill_call(one.id, CallOutcome.PROPOSED, tokens=tokens, cost_usd=0.0632, now=now)
+    trouble = {"reason": "the key is not accepted", "hint": "check it", "gone": True}
+    store.record("agent_failed", "", trouble, now)
+    store.close()
+    shown = call(done, "status").stdout
+    assert "API $0.06" in shown
+    assert "2.11 c an experiment, 1 calls, tokens 6k in, 0/12k cache, 5k out (3k thought)" in shown
+    assert "agent: the key is not accepted; it proposes nothing more: check it" in shown
+    told = document(done, "status")
+    assert told["agent_trouble"].startswith("the key is not accepted")
+    assert told["usage"]["tokens"]["thinking"] == 3300
 
 
 def test_stop_without_a_dispatcher_says_so(done: Lab) -> None:

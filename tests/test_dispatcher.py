@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch.actions import Request, Snapshot
 from autoresearch.brief import Brief
 from autoresearch.budget import Budget
 from autoresearch.clock import WallClock
+from autoresearch.config import AgentConfig
 from autoresearch.errors import AgentError, BusyError, StorageError, UsageError
 from autoresearch.executors.local import LocalExecutor, slots
-from autoresearch.experiment import FailureKind, Proposal, RunState, Verdict
+from autoresearch.experiment import Edit, FailureKind, Proposal, Purpose, RunState, Verdict
 from autoresearch.founding import same_target
 from autoresearch.history import BASELINE
-from autoresearch.plan import Request
 from autoresearch.protocols import Reply
 from autoresearch.report import results_tsv
 from autoresearch.study import open_study, state_folder
@@ -36,7 +37,7 @@ def test_a_study_goes_from_a_baseline_to_a_kept_improvement(lab: Lab) -> None:
     history = study.store.history()
     verdicts = {e.id: e.verdict for e in history.experiments.values()}
     assert verdicts == {"e0001": Verdict.KEEP, "e0002": Verdict.DISCARD, "e0003": Verdict.KEEP}
-    assert finish.reason == "the agent has stopped proposing"
+    assert finish.reason == "the agent has stopped proposing: the script is at its end"
     assert [r.purpose for r in history.runs_of("e0003")] == ["screen", "confirm", "calibrate"]
     assert {r.worker_kind for r in history.all_runs()} == {"cpu"}
     assert study.store.refusals(5)[0].reason.startswith("unchanged")
@@ -256,8 +257,9 @@ def test_an_agent_that_only_fails_is_given_up_and_the_study_ends(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autoresearch.asking.REST_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("autoresearch.asking.PATIENCE_SECONDS", 0.1)
     study, finish = lab.run([], agent=Moody([AgentError("no")] * 99))
-    assert finish.reason == "the agent has stopped proposing"
+    assert finish.reason.startswith("the agent has stopped proposing: no")
     assert study.store.experiment(BASELINE).verdict is Verdict.KEEP, "the pool worked on"
 
 
@@ -290,12 +292,47 @@ def test_proposals_with_an_unknown_parent_are_refused(lab: Lab) -> None:
     assert [r.reason for r in study.store.refusals(5)] == ["parent: there is no experiment e0077"]
 
 
+def test_when_the_best_moves_what_waits_moves_along_or_is_handed_back(lab: Lab) -> None:
+    """One worker: the first idea is kept before the others get their turn."""
+    first, clash = set_x(1.5), set_x(3.5)
+    slower = Proposal(
+        hypothesis="sleep",
+        edits=(Edit(old="SLEEP = 0.0", new="SLEEP = 0.01"),),
+        parent="e0001",
+        author="test",
+    )
+    fixed = dataclasses.replace(slower, edits=(Edit(old="SLEEP = 0.0", new="SLEEP = 0.02"),))
+    following = [dataclasses.replace(p, base="e0001", follows=True) for p in (first, clash, slower)]
+    study, _ = lab.run([*following, fixed], lab.config(workers=1, agent=AgentConfig(backlog=4)))
+    experiments = study.store.history().experiments
+    assert experiments["e0002"].verdict is Verdict.KEEP
+    assert [experiments[f"e000{n}"].parent for n in (3, 4)] == ["e0002", "e0001"]
+    assert study.files("e0003")["train.py"] == "X = 1.5\nNOISE = 0.01\nSLEEP = 0.01\n"
+    assert study.files("e0004")["train.py"] == "X = 1.0\nNOISE = 0.01\nSLEEP = 0.02\n"
+    (stale,) = study.store.refusals(5)
+    assert stale.reason.startswith("stale: written for e0001, it does not fit e0002")
+    moved = [(e.subject, e.data["parent"]) for e in study.store.events(kinds=["rebased"])]
+    assert moved == [("2", "e0002"), ("3", "e0002")]
+
+
+def test_ideas_wait_as_proposals_and_become_experiments_when_a_worker_is_free(lab: Lab) -> None:
+    seen: list[int] = []
+
+    def on_turn(snapshot: Snapshot) -> None:
+        waiting = [run for run in snapshot.history.queued() if run.purpose is Purpose.SCREEN]
+        seen.append(len(waiting) - len(snapshot.workers))
+
+    study, _ = lab.run([set_x(3 + n / 100) for n in range(8)], lab.config(workers=1), on_turn=on_turn)
+    assert study.store.history().proposed() == 8
+    assert max(seen) <= 0, "no more wait than workers can take"
+
+
 def test_the_brief_says_what_is_pending_tried_and_refused(lab: Lab) -> None:
     briefs: list[Brief] = []
 
     def script(brief: Brief, n: int) -> list[Proposal]:
         briefs.append(brief)
-        if brief.serial >= 4:
+        if len(brief.tried) >= 3:
             raise AgentError("done", retryable=False)
         return [set_x(3 + brief.serial / 10), set_x(1.0, extra="  # nothing")]
 

@@ -9,6 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoresearch.actions import (
+    Admit,
+    Ask,
+    Cancel,
+    Collect,
+    Finish,
+    GiveUp,
+    Publish,
+    Release,
+    Request,
+    Requeue,
+    Snapshot,
+    Started,
+    Submit,
+)
 from autoresearch.budget import Budget, Usage, may_start
 from autoresearch.config import Judging
 from autoresearch.experiment import (
@@ -24,23 +39,8 @@ from autoresearch.experiment import (
 )
 from autoresearch.history import History
 from autoresearch.judging.policy import ConfirmPolicy, Decide, Order
-from autoresearch.plan import (
-    MAX_BARREN,
-    Admit,
-    Ask,
-    Cancel,
-    Collect,
-    Finish,
-    GiveUp,
-    Publish,
-    Release,
-    Request,
-    Requeue,
-    Snapshot,
-    Started,
-    Submit,
-    plan,
-)
+from autoresearch.plan import plan
+from autoresearch.supply import MAX_BARREN
 from builders import CPUS, baseline, experiment, history, run, snapshot
 
 POLICY = ConfirmPolicy(Judging())
@@ -107,7 +107,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         asked=draw(st.integers(0, 3)),
         barren=draw(st.sampled_from([0, MAX_BARREN])),
         agent_resting=draw(st.booleans()),
-        agent_gone=draw(st.booleans()),
+        agent_gone=draw(st.sampled_from(["", "it is out of money"])),
         backlog=draw(st.integers(0, 4)),
         budget=Budget(
             experiments=draw(ceiling), hours=draw(ceiling), gpu_dollars=draw(st.none() | st.floats(0, 2))
@@ -252,7 +252,7 @@ def actions_for(state: RunState, status: JobStatus | None, **changes: object) ->
     one = run("e0002.1", state=state, **{k: v for k, v in changes.items() if k == "losses"})
     jobs = {one.job_name("t"): status} if status else {}
     rest = {k: v for k, v in changes.items() if k != "losses"}
-    made = snapshot(history(*BASE, experiment(2), one), jobs=jobs, agent_gone=True, **rest)
+    made = snapshot(history(*BASE, experiment(2), one), jobs=jobs, agent_gone="done", **rest)
     return [a for a in plan(made, POLICY) if getattr(a, "run", None) == "e0002.1"]
 
 
@@ -298,10 +298,10 @@ def test_ideas_are_asked_for_while_the_pool_is_busy_and_no_more_than_needed() ->
     [
         ({"budget": Budget(experiments=0)}, "budget reached: experiments, 0 of 0", True),
         ({"budget": Budget(hours=0.1)}, "budget reached: hours", True),
-        ({"agent_gone": True}, "the agent has stopped proposing", True),
+        ({"agent_gone": "done"}, "the agent has stopped proposing", True),
         ({"barren": MAX_BARREN}, "out of ideas", True),
         ({"request": Request.DRAIN}, "stopped by request", False),
-        ({"workers": (), "agent_gone": False, "asked": 0, "backlog": 0}, "the pool has no workers", False),
+        ({"workers": (), "agent_gone": "", "asked": 0, "backlog": 0}, "the pool has no workers", False),
     ],
 )
 def test_the_end_says_why(changes: dict[str, object], reason: str, complete: bool) -> None:
@@ -313,7 +313,7 @@ def test_the_end_says_why(changes: dict[str, object], reason: str, complete: boo
 
 def test_runs_for_a_kind_the_pool_lacks_end_the_study_instead_of_waiting_for_ever() -> None:
     stranded = replace(run("e0001.4", purpose=Purpose.CALIBRATE), kind="H200")
-    (finish,) = plan(snapshot(history(*BASE, stranded), agent_gone=True), POLICY)
+    (finish,) = plan(snapshot(history(*BASE, stranded), agent_gone="done"), POLICY)
     assert isinstance(finish, Finish)
     assert "H200" in finish.reason
 
@@ -345,12 +345,12 @@ def test_idle_workers_that_cost_are_released_when_only_waiting_is_left() -> None
     last = run("e0002.1", state=RunState.RUNNING, worker="h100-01", worker_kind="H100")
     past = history(*BASE, experiment(2), last)
     pool = tuple(Worker(name=f"h100-0{n}", kind="H100", up_at=NOW, held=True) for n in (1, 2))
-    seen = {"workers": pool, "agent_gone": True}
+    seen = {"workers": pool, "agent_gone": "done"}
     assert plan(snapshot(past, **seen), POLICY) == [Release(worker="h100-02")]
     draining = snapshot(past, workers=pool, request=Request.DRAIN)
     assert plan(draining, POLICY) == [Release(worker="h100-02")]
     kept = tuple(replace(worker, held=False) for worker in pool)
-    assert plan(snapshot(past, workers=kept, agent_gone=True), POLICY) == []
+    assert plan(snapshot(past, workers=kept, agent_gone="done"), POLICY) == []
 
 
 def test_one_worker_is_kept_of_each_kind_on_which_what_runs_may_yet_be_judged() -> None:
@@ -362,7 +362,7 @@ def test_one_worker_is_kept_of_each_kind_on_which_what_runs_may_yet_be_judged() 
     pool = tuple(
         Worker(name=n, kind=n[:4].upper(), up_at=NOW, held=True, ready=n != "h100-02") for n in names
     )
-    seen = {"workers": pool, "agent_gone": True}
+    seen = {"workers": pool, "agent_gone": "done"}
     released = {action.worker for action in plan(snapshot(past, **seen), POLICY)}
     assert released == {"h100-02", "h200-02", "a100-01"}, "of two idle ones, that which is not ready goes"
     draining = plan(snapshot(past, workers=pool, request=Request.DRAIN), POLICY)

@@ -132,7 +132,12 @@ def _proposal(
     said = ", ".join(f"{name} {current[name].value:g} -> {value:g}" for name, value in changes.items())
     only = file if len(brief.files) > 1 else None
     return Proposal(
-        hypothesis=said, edits=edits_between(before, after, only), parent=brief.parent, author="sweep"
+        hypothesis=said,
+        edits=edits_between(before, after, only),
+        parent=brief.parent,
+        author="sweep",
+        base=brief.parent,
+        follows=True,
     )
 
 

@@ -76,7 +76,7 @@ def doctor(*, as_json: Json = False, folder: Folder = HERE) -> None:
 def run(
     *,
     study: Tag = None,
-    agent: Annotated[str | None, typer.Option(help="Who proposes: sweep.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Who proposes: sweep or claude.")] = None,
     executor: Annotated[str | None, typer.Option(help="Where runs go: local or skypilot.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="CPU workers of this machine.")] = None,
     experiments: Annotated[int | None, typer.Option(min=0, help="Ceiling on experiments.")] = None,
@@ -196,6 +196,15 @@ def plot(
     from autoresearch.cli.export import plot
 
     plot(folder, study, path)
+
+
+@app.command()
+@guard
+def notebook(*, study: Tag = None, as_json: Json = False, folder: Folder = HERE) -> None:
+    """Print the lab notebook: the agent's notes in order, with what they led to."""
+    from autoresearch.cli.notebook import notebook
+
+    notebook(folder, study, as_json=as_json)
 
 
 @app.command()

@@ -41,6 +41,12 @@ def existing_study(folder: Path, tag: str | None) -> Study:
     return open_study(folder.absolute(), state, tag or (config.study if config else None))
 
 
+def read_instructions(folder: Path, config: Config) -> str:
+    """Return the human's word to the agent; "" where there is none."""
+    path = folder / config.instructions
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
 def experiment_of(text: str) -> str:
     """Return the experiment an id names; NotFoundError for what is no id."""
     experiment = parse_run_id(text)

@@ -12,7 +12,8 @@ from types import FrameType
 
 import typer
 
-from autoresearch.cli.common import plus_minus
+from autoresearch.actions import Finish, Request, Snapshot
+from autoresearch.cli.common import plus_minus, read_instructions
 from autoresearch.cli.look import print_results
 from autoresearch.cli.output import say
 from autoresearch.clock import WallClock
@@ -26,7 +27,6 @@ from autoresearch.experiment import Verdict
 from autoresearch.files import write_whole
 from autoresearch.history import BASELINE
 from autoresearch.judging.policy import ConfirmPolicy
-from autoresearch.plan import Finish, Request, Snapshot
 from autoresearch.plotting import plot_progress
 from autoresearch.protocols import Agent, Executor
 from autoresearch.report import results, results_tsv
@@ -48,24 +48,27 @@ OnTurn = Callable[[Snapshot], None]
 def dispatch(
     opened: Study,
     config: Config,
-    agent: Agent,
+    agent: tuple[Agent, float],
     executor: Executor,
     preflight: LocalPreflight | None,
     clock: WallClock,
 ) -> tuple[Finish, bool]:
-    """Dispatch to the end; return why it ended, and whether there was nothing to do at all."""
-    instructions = opened.folder / config.instructions
+    """Dispatch to the end; return why it ended, and whether there was nothing to do at all.
+
+    With the agent comes how many seconds it usually takes to answer.
+    """
     before = _work(opened)
     with _screen(opened) as on_turn:
         dispatcher = Dispatcher(
             opened,
             config,
-            agent=agent,
+            agent=agent[0],
+            answer_seconds=agent[1],
             executor=executor,
             policy=ConfirmPolicy(config.judging),
             preflight=preflight,
             clock=clock,
-            instructions=lambda: instructions.read_text() if instructions.exists() else "",
+            instructions=lambda: read_instructions(opened.folder, config),
             on_turn=on_turn,
         )
         with _signals(dispatcher):

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import typer
 
+from autoresearch.cli.agents import KEY, check_agent
 from autoresearch.cli.common import configuration
 from autoresearch.cli.output import print_json
 from autoresearch.config import Config, Pool
@@ -66,7 +67,8 @@ def _machine(folder: Path) -> Iterator[Finding]:
 
 def _folder_checks(folder: Path) -> Iterator[Finding]:
     config = configuration(folder)
-    yield "ok", f"{FILE_NAME}: {config.pool.executor} executor, {config.agent.name} agent"
+    yield "ok", f"{FILE_NAME}: {config.pool.executor} executor, {config.agent.label} agent"
+    yield from _agent(config)
     workspace = Workspace(folder.absolute(), config.study or "study")
     head = workspace.head()
     dirty = workspace.dirty([*config.target.editable, *config.target.protected])
@@ -84,6 +86,19 @@ def _folder_checks(folder: Path) -> Iterator[Finding]:
     if tags:
         yield "ok", f"studies: {', '.join(tags)}"
     yield from _pool(config)
+
+
+def _agent(config: Config) -> Iterator[Finding]:
+    """Say whether the agent can work here; a key is asked for only where it is needed."""
+    if config.agent.name == "claude":
+        check_agent(config.agent)
+        yield "ok", f"{KEY} is set"
+        if config.budget.api_dollars is None:
+            yield "warn", "no ceiling on API dollars: set budget.api_dollars"
+    elif os.environ.get(KEY):
+        yield "ok", f"{KEY} is set: --agent claude can be used"
+    else:
+        yield "ok", f"no {KEY}: --agent claude would need one, --agent sweep does not"
 
 
 def _pool(config: Config) -> Iterator[Finding]:

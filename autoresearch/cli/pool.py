@@ -10,6 +10,8 @@ from pathlib import Path
 
 import typer
 
+from autoresearch.cli.agents import forecast
+from autoresearch.cli.common import read_instructions
 from autoresearch.cli.output import say
 from autoresearch.cli.scaffold import scaffold_source
 from autoresearch.commitment import Commitment
@@ -127,6 +129,8 @@ def ceiling(config: Config) -> str:
         parts.append(f"{budget.hours:g} h{worth}")
     if budget.experiments is not None:
         parts.append(f"{budget.experiments} experiments")
+    if budget.api_dollars is not None and config.agent.name == "claude":
+        parts.append(f"API ${budget.api_dollars:g}")
     return "at most " + ", ".join(parts) if parts else "no ceiling"
 
 
@@ -191,9 +195,15 @@ def dry_run(folder: Path, config: Config, tag: str, state: Path) -> None:
     """Print what `run` would start and could cost, and the first task. Starts nothing."""
     workers = workers_of(config.pool)
     target = config.target.resolve([worker.kind for worker in workers])
+    workspace = Workspace(folder, tag)
+    baseline = workspace.read_text(workspace.head(), target.editable)
+    said = read_instructions(folder, config)
+    costs = forecast(config, baseline, said, len(workers), target.seconds)
     if config.pool.executor == "local":
         kinds = " + ".join(dict.fromkeys(f"{worker.kind}" for worker in workers))
         typer.echo(f"study {tag}: {len(workers)} workers of this machine ({kinds}); {ceiling(config)}")
+        for line in costs:
+            typer.echo(f"  {line}")
         return
     check_prices(config)
     typer.echo(f"study {tag}: {describe(config)}; {ceiling(config)}")
@@ -204,10 +214,8 @@ def dry_run(folder: Path, config: Config, tag: str, state: Path) -> None:
     run_minutes = target.timeout / 60
     typer.echo(f"  a run: {target.seconds:g} s of training, at most {run_minutes:g} min")
     typer.echo(f"  idle machines go down by themselves after {config.pool.idle_minutes} min")
-    for line in _worst_cases(config):
+    for line in [*_worst_cases(config), *costs]:
         typer.echo(f"  {line}")
-    workspace = Workspace(folder, tag)
-    baseline = workspace.read_text(workspace.head(), target.editable)
     facts = {**target.env, "AUTORESEARCH_PROFILE": target.profile}
     recipe = _recipe(folder, config.pool, target, baseline, facts, state / "protected")
     kind, names = next(iter(_machines(config.pool, ledger).items()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import shutil
@@ -15,7 +14,8 @@ from dataclasses import dataclass, replace
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from autoresearch.agents.sweep import SweepAgent
+from autoresearch.actions import Request
+from autoresearch.cli.agents import check_agent, make_agent
 from autoresearch.cli.common import configuration, existing_study
 from autoresearch.cli.dispatch import conclude, dispatch
 from autoresearch.cli.output import say
@@ -34,8 +34,6 @@ from autoresearch.executors.preflight import LocalPreflight
 from autoresearch.experiment import FailureKind, Worker
 from autoresearch.founding import create_study, default_tag, same_target
 from autoresearch.history import BASELINE
-from autoresearch.plan import Request
-from autoresearch.protocols import Agent
 from autoresearch.study import Study, existing_tags, open_study, state_folder
 from autoresearch.target import FILE_NAME
 
@@ -68,7 +66,7 @@ def run(folder: Path, tag: str | None, wishes: Wishes) -> None:
         return
     workers = workers_of(config.pool)
     check_prices(config)
-    agent = make_agent(config)
+    check_agent(config.agent)
     opened = _open_or_create(folder, config, tag, workers)
     try:
         with opened.dispatching():
@@ -81,6 +79,7 @@ def run(folder: Path, tag: str | None, wishes: Wishes) -> None:
             preflight = _preflight(opened)
             clock = WallClock()
             executor = make_executor(opened, config, keep_workers=wishes.keep_workers, wake=clock.wake)
+            agent = make_agent(config, opened)
             with _log_file(opened.state / "dispatcher.log"):
                 finish, idle = dispatch(opened, config, agent, executor, preflight, clock)
         conclude(opened, finish, idle=idle)
@@ -100,13 +99,6 @@ def stop(folder: Path, study: str | None, *, now: bool) -> None:
     say(f"{opened.tag} {what} {running} running; continue with `autoresearch run`")
 
 
-def make_agent(config: Config) -> Agent:
-    """Return the agent the configuration names; UsageError where a package it needs is missing."""
-    if importlib.util.find_spec("optuna") is None:
-        raise UsageError("the sweep agent needs optuna", "pip install 'autoresearch[sweep]'")
-    return SweepAgent(config.agent.seed)
-
-
 def _scaffold_if_empty(folder: Path) -> None:
     if folder.is_dir() and not [entry for entry in folder.iterdir() if entry.name != ".git"]:
         from autoresearch.cli.scaffold import scaffold
@@ -117,9 +109,14 @@ def _scaffold_if_empty(folder: Path) -> None:
 
 def _overridden(config: Config, wishes: Wishes) -> Config:
     """Return the configuration with the command line's wishes in it."""
-    if wishes.agent is not None and wishes.agent != "sweep":
-        raise UsageError(f"no agent {wishes.agent!r}", "use --agent sweep")
-    budget, pool = config.budget, config.pool
+    budget, pool, agent = config.budget, config.pool, config.agent
+    match wishes.agent:
+        case None:
+            pass
+        case "sweep" | "claude" as name:
+            agent = replace(agent, name=name)
+        case other:
+            raise UsageError(f"no agent {other!r}", "use --agent sweep or --agent claude")
     if wishes.experiments is not None:
         budget = replace(budget, experiments=wishes.experiments)
     if wishes.hours is not None:
@@ -139,7 +136,7 @@ def _overridden(config: Config, wishes: Wishes) -> Config:
         pool = replace(pool, workers={"cpu": wishes.workers})
     if pool.executor == "skypilot" and not isinstance(pool.workers, dict):
         raise UsageError("the skypilot executor needs pool.workers by kind", "such as {H100: 8}")
-    return replace(config, budget=budget, pool=pool)
+    return replace(config, budget=budget, pool=pool, agent=agent)
 
 
 def _open_or_create(folder: Path, config: Config, tag: str | None, workers: Sequence[Worker]) -> Study:

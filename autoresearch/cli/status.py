@@ -56,6 +56,7 @@ def _document(opened: Study, look: Look) -> Mapping[str, Any]:
         "verdicts": {str(verdict): count for verdict, count in view.verdicts.items()},
         "in_flight": view.in_flight,
         "queued": view.queued,
+        "backlog": look.backlog,
         "runs_finished": view.runs_finished,
         "runs_per_hour": _round(view.runs_per_hour, 2),
         "useful": _round(view.useful, 4),
@@ -65,7 +66,8 @@ def _document(opened: Study, look: Look) -> Mapping[str, Any]:
         "useful_seconds": _round(useful_seconds(opened.store.history(), look.now), 1),
         "workers": [_worker(row, look.now) for row in opened.store.workers() if row.down_at is None],
         "agent": look.agent,
-        "usage": {k: _round(v, 4) for k, v in asdict(look.usage).items()},
+        "agent_trouble": look.trouble or None,
+        "usage": {k: _round(v, 4) if not isinstance(v, dict) else v for k, v in asdict(look.usage).items()},
         "budget": asdict(look.budget),
     }
 

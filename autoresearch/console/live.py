@@ -72,9 +72,9 @@ class _Drawing:
             lines.append(self.line(("best    ", "dim"), (shown, "bold green"), (about, "")))
         else:
             lines.append(self.line(("best    ", "dim"), ("the baseline is being measured", "")))
-        busy = f"{view.in_flight} of {look.workers} busy   {view.queued} queued"
+        busy = f"{view.in_flight} of {look.workers} busy   backlog {look.backlog}"
         if look.ready:
-            busy = f"{look.ready}   {view.in_flight} in flight   {view.queued} queued"
+            busy = f"{look.ready}   {view.in_flight} in flight   backlog {look.backlog}"
         if view.useful is not None and view.runs_per_hour is not None:
             busy = f"{100 * view.useful:.0f} % useful   {view.runs_per_hour:.0f} runs/h   {busy}"
         if view.noise:
@@ -82,6 +82,10 @@ class _Drawing:
         lines.append(self.line(("pool    ", "dim"), (busy, "")))
         if text.money(look):
             lines.append(self.line(("spent   ", "dim"), (text.money(look), "")))
+        if text.api(look):
+            lines.append(self.line(("agent   ", "dim"), (text.api(look), "dim")))
+        if look.trouble:
+            lines.append(self.line(("agent   ", "dim"), (look.trouble, "yellow")))
         if look.waiting:
             lines.append(self.line(("waiting ", "dim"), (", ".join(look.waiting), "dim")))
         lines.append(self.line(("so far  ", "dim"), (text.counts(look), "")))

@@ -69,6 +69,8 @@ class Look:
     ready: str = ""  # H100 12/13   H200 3/3, where workers come and go
     rate: float = 0.0  # USD per hour, of the workers that are up
     waiting: tuple[str, ...] = ()  # what workers that are not ready are doing
+    backlog: int = 0  # runs and ideas that wait for a worker
+    trouble: str = ""  # why the agent proposes nothing now
 
 
 class Watcher:
@@ -115,7 +117,22 @@ class Watcher:
             workers=sum(pool.values()),
             ready=_ready(ledger, pool) if ledger else "",
             rate=sum(worker.price_per_hour for worker in ledger),
+            backlog=len(history.queued()) + len(store.waiting_proposals()),
+            trouble=self._trouble(),
             waiting=tuple(f"{w.name} {clean(w.note, 60)}".rstrip() for w in ledger if not w.ready),
+        )
+
+    def _trouble(self) -> str:
+        """Return why the agent failed last, unless it has proposed since."""
+        last = self._study.store.last_events(1, ("agent_failed", "proposed", "dispatcher_began"))
+        if not last or last[0].kind != "agent_failed":
+            return ""
+        data = last[0].data
+        said = clean(str(data.get("reason", "")), 160)
+        if not data.get("gone"):
+            return f"{said}; it is asked again"
+        return f"{said}; it proposes nothing more" + (
+            f": {clean(data['hint'], 120)}" if data.get("hint") else ""
         )
 
     def _lines(self, history: History, now: float) -> Iterator[Line]:

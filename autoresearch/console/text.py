@@ -94,6 +94,28 @@ def money(look: Look) -> str:
     return "   ".join(parts)
 
 
+def api(look: Look) -> str:
+    """Return what the agent's calls took: per experiment, and tokens by kind; "" without calls."""
+    usage = look.usage
+    if not usage.api_calls:
+        return ""
+    tokens = usage.tokens
+    written = tokens.cache_write_5m + tokens.cache_write_1h
+    each = f"{100 * usage.api_dollars / usage.experiments:.2f} c an experiment, " if usage.experiments else ""
+    thought = f" ({thousands(tokens.thinking)} thought)" if tokens.thinking else ""
+    return (
+        f"{each}{usage.api_calls} calls, tokens {thousands(tokens.input)} in,"
+        f" {thousands(written)}/{thousands(tokens.cache_read)} cache, {thousands(tokens.output)} out{thought}"
+    )
+
+
+def thousands(count: int) -> str:
+    """Return 950, 12k, 3.4M."""
+    if count < 1000:
+        return str(count)
+    return f"{count / 1000:.0f}k" if count < 999_500 else f"{count / 1e6:.1f}M"
+
+
 def projection(look: Look) -> float:
     """Return what the GPUs will have cost when the hours are over, at today's rate; USD."""
     left = max(0.0, (look.budget.hours or 0.0) - look.usage.hours)
@@ -115,13 +137,17 @@ def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
             best += f", baseline {view.baseline.value:.5f}"
         best += f", {kept(look)} kept of {view.experiments}"
     busy = (
-        f"{look.ready.replace('   ', ' + ') or look.pool}, {view.in_flight} in flight, {view.queued} queued"
+        f"{look.ready.replace('   ', ' + ') or look.pool}, {view.in_flight} in flight, backlog {look.backlog}"
     )
     if view.useful is not None and view.runs_per_hour is not None:
         busy += f", {100 * view.useful:.0f} % useful, {view.runs_per_hour:.0f} runs/h"
     lines = [f"{look.tag} {state} {elapsed(look)}, {dispatcher}, {look.agent}", best, busy]
     if money(look):
         lines.append(money(look).replace("   ", ", "))
+    if api(look):
+        lines.append(f"API: {api(look)}")
+    if look.trouble:
+        lines.append(f"agent: {look.trouble}")
     if (
         view.best
         and view.best.experiment != (view.baseline.experiment if view.baseline else "")

@@ -85,7 +85,8 @@ class ProposalTable(Database):
     def refusals(self, limit: int) -> list[Refused]:
         """Return the most recent refusals, oldest first."""
         rows = self._all(
-            "select hypothesis, reason, fact from proposal where state = 'refused' order by number desc limit ?",
+            "select hypothesis, reason, fact from proposal where state = 'refused'"
+            " order by number desc limit ?",
             (limit,),
         )
         return [

@@ -154,7 +154,7 @@ MIGRATIONS = (
     """
     -- Where a proposal comes from, what its author expects of it, and what its code says of itself.
     alter table proposal add column base text;             -- the best experiment when it was written
-    alter table proposal add column follows integer not null default 1; -- its parent is the best
+    alter table proposal add column follows integer not null default 0; -- its parent is the best
     alter table proposal add column expected real;
     alter table proposal add column reworks text;
     alter table proposal add column fact text not null default ''; -- why refused, in our own words

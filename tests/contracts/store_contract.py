@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoresearch.budget import Budget
-from autoresearch.errors import NotFoundError
+from autoresearch.calls import Call, CallOutcome, Tokens
+from autoresearch.errors import BudgetError, NotFoundError
 from autoresearch.experiment import (
     IN_FLIGHT,
     OVER,
@@ -29,7 +32,7 @@ from autoresearch.experiment import (
     Verdict,
     Worker,
 )
-from autoresearch.store import Store, StudyRow
+from autoresearch.store import PaidReply, Store, StudyRow
 
 NOW = 1_700_000_000.0
 CPU = Worker(name="cpu-01", kind="cpu", price_per_hour=3600.0)
@@ -71,6 +74,21 @@ def admitted(store: Store, digest: str = "d2") -> Experiment:
 def submitted(store: Store, id_: str = "e0001.1", worker: Worker = CPU) -> Run:
     assert store.claim(store.run(id_), "t", worker, NOW)
     return store.run(id_)
+
+
+def began(store: Store, **changes: Any) -> Call:
+    defaults: dict[str, Any] = {
+        "batch": None,
+        "model": "m",
+        "effort": "low",
+        "asked": 3,
+        "digest": "d",
+        "likely_usd": 0.1,
+        "worst_usd": 0.5,
+        "ceiling_usd": None,
+        "now": NOW,
+    }
+    return store.begin_call(**{**defaults, **changes})
 
 
 class StoreContract:
@@ -308,3 +326,70 @@ class StoreContract:
                 assert not moved
             assert (after.state in IN_FLIGHT) == (after.worker is not None and after.state not in OVER)
             assert store.history().runs_of("e0001")[int(id_[-1]) - 1] == after, "the cache follows"
+
+    # -- API calls ---------------------------------------------------------------------------------
+
+    def test_a_call_is_billed_once_and_its_reply_taken_once(self, store: Store) -> None:
+        begin(store)
+        call = began(store)
+        assert (call.batch, call.outcome, call.reserved_usd) == (1, None, 0.5)
+        tokens = Tokens(input=100, cache_write_1h=50, cache_read=20, output=30, thinking=10)
+        assert store.bill_call(call.id, CallOutcome.ANSWERED, tokens=tokens, cost_usd=0.2, now=NOW + 5)
+        assert not store.bill_call(call.id, CallOutcome.CUT, tokens=tokens, cost_usd=9.0, now=NOW + 6)
+        paid = PaidReply(call=call.id, proposals=(proposal(),), notes="learned much")
+        store.judge_call(call.id, CallOutcome.PROPOSED, paid)
+        assert store.paid_replies() == [paid]
+        (number,) = store.add_proposals(paid.proposals, NOW + 7, notes=paid.notes, call=call.id)
+        assert store.add_proposals(paid.proposals, NOW + 8, notes=paid.notes, call=call.id) == []
+        assert store.paid_replies() == []
+        assert len(store.waiting_proposals()) == 1
+        (noted,) = store.events(kinds=["noted"])
+        assert noted.data == {"notes": "learned much", "proposals": [number]}
+        assert store.api_usage(NOW + 4) == (0, 0, Tokens())
+        assert store.api_usage(NOW + 5) == (0.2, 1, tokens)
+        assert store.usage(NOW + 5, 60.0).api_dollars == 0.2
+
+    def test_a_ceiling_counts_what_is_spent_and_what_is_under_way(self, store: Store) -> None:
+        begin(store)
+        first = began(store, ceiling_usd=1.0, likely_usd=0.3, worst_usd=0.8)
+        second = began(store, ceiling_usd=1.0, likely_usd=0.1, worst_usd=0.8)
+        assert (first.reserved_usd, second.batch) == (0.8, 2)
+        assert second.reserved_usd == pytest.approx(0.2), "no more than the ceiling leaves"
+        with pytest.raises(BudgetError, match="of 1 are spent"):
+            began(store, ceiling_usd=1.0, likely_usd=0.1)
+        store.bill_call(first.id, CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=0.3, now=NOW)
+        assert began(store, ceiling_usd=1.0, likely_usd=0.1).reserved_usd == pytest.approx(0.5)
+
+    def test_a_call_whose_process_died_is_billed_at_its_likely_cost_once(self, store: Store) -> None:
+        begin(store)
+        lost = began(store, likely_usd=0.25)
+        assert store.close_lost_calls(NOW + 9) == 1
+        assert store.close_lost_calls(NOW + 10) == 0
+        found = store.call(lost.id)
+        assert (found.outcome, found.cost_usd, found.estimated) == (CallOutcome.LOST, 0.25, True)
+        assert [c.id for c in store.calls()] == [lost.id]
+
+    def test_a_waiting_proposal_follows_the_best_and_remembers_where_it_was_written(
+        self, store: Store
+    ) -> None:
+        begin(store)
+        following = replace(proposal(), base="e0001", follows=True, expected=-0.002, reworks="e0001")
+        (number, fixed) = store.add_proposals([following, proposal()], NOW)
+        assert store.rebase(number, "e0007", NOW)
+        assert not store.rebase(number, "e0007", NOW), "it is there already"
+        assert not store.rebase(fixed, "e0007", NOW), "its author chose the parent"
+        moved, stayed = store.waiting_proposals()
+        assert moved == replace(following, number=number, parent="e0007")
+        assert stayed == replace(proposal(), number=fixed)
+
+    def test_usage_as_of_a_moment_does_not_change_later(self, store: Store) -> None:
+        begin(store)
+        session = store.begin_session(1, "a", Budget(), NOW)
+        submitted(store)
+        store.touch_session(session, NOW + 1800)
+        then = store.usage(NOW + 1000, 60.0)
+        store.bill_call(began(store).id, CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=1.0, now=NOW + 1500)
+        store.touch_session(session, NOW + 3600)
+        store.begin_session(2, "a", Budget(), NOW + 4000)
+        assert store.usage(NOW + 1000, 60.0) == then
+        assert then.hours == pytest.approx(1000 / 3600)

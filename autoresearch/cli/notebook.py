@@ -1,0 +1,95 @@
+"""`notebook`: the agent's notes in order, each with the experiments it led to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from autoresearch.cli.common import existing_study
+from autoresearch.cli.output import print_json
+from autoresearch.console import text
+from autoresearch.report import Row
+from autoresearch.report import results as result_rows
+from autoresearch.study import Study
+from autoresearch.untrusted import clean
+
+NOTE_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idea:
+    """A proposal and what became of it."""
+
+    hypothesis: str
+    state: str  # waiting, admitted or refused
+    experiment: str | None
+    row: Row | None  # of the experiment it became
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One note and its ideas."""
+
+    at: float
+    notes: str
+    ideas: tuple[Idea, ...]
+
+
+def notebook(folder: Path, study: str | None, *, as_json: bool) -> None:
+    """Print the lab notebook."""
+    opened = existing_study(folder, study)
+    entries = list(_entries(opened))
+    if as_json:
+        print_json({"study": opened.tag, "entries": [_document(entry) for entry in entries]})
+        return
+    if not entries:
+        typer.echo(f"{opened.tag}: no notes yet; the agent claude writes them")
+    for entry in entries:
+        typer.echo("\n".join([*_lines(entry), ""]))
+
+
+def _entries(opened: Study) -> Iterator[Entry]:
+    rows = {row.experiment: row for row in result_rows(opened.store.history())}
+    became = opened.store.became()
+    after = 0
+    while events := opened.store.events(after=after, kinds=["noted"]):
+        after = events[-1].seq
+        for event in events:
+            ideas = []
+            for number in event.data["proposals"]:
+                hypothesis, state, experiment = became[number]
+                row = rows.get(experiment or "") if state == "admitted" else None
+                ideas.append(Idea(hypothesis=hypothesis, state=state, experiment=experiment, row=row))
+            yield Entry(at=event.at, notes=str(event.data["notes"]), ideas=tuple(ideas))
+
+
+def _lines(entry: Entry) -> Sequence[str]:
+    lines = [f"{text.clock_time(entry.at)}  {clean(entry.notes, NOTE_CHARS)}"]
+    for idea in entry.ideas:
+        delta = text.signed(idea.row.delta if idea.row else None)
+        what = f"{idea.experiment or '-':<6} {_verdict(idea):<8} {delta:>7}"
+        lines.append(f"       {what}   {clean(idea.hypothesis)}")
+    return lines
+
+
+def _verdict(idea: Idea) -> str:
+    if idea.state != "admitted":
+        return idea.state
+    return str(idea.row.verdict or "open") if idea.row else "open"
+
+
+def _document(entry: Entry) -> dict[str, object]:
+    ideas = [
+        {
+            "hypothesis": idea.hypothesis,
+            "state": idea.state,
+            "experiment": idea.experiment,
+            "verdict": _verdict(idea) if idea.state == "admitted" else None,
+            "delta": idea.row.delta if idea.row else None,
+        }
+        for idea in entry.ideas
+    ]
+    return {"at": text.iso(entry.at), "notes": entry.notes, "ideas": ideas}
