@@ -16,7 +16,7 @@ from autoresearch.errors import AgentError
 from autoresearch.experiment import Goal
 from autoresearch.protocols import Reply
 from autoresearch.store import PaidReply, Store
-from store_contract import begin, began, proposal
+from store_contract import began, begin, proposal
 
 
 class Watch:
