@@ -42,7 +42,7 @@ KINDS = (
     *("H200", "H20", "L4", "L40", "L40S", "MI300X", "P100", "RTX2060", "RTX3090", "RTX4090", "RTX5090"),
     *("RTX5070TI", "RTX6000-Ada", "RTXPRO6000", "T4", "V100", "V100-32GB"),
 )
-MIN_BATCH, MAX_BATCH = 4, 12  # proposals of one call
+MIN_BATCH, MAX_BATCH = 4, 16  # proposals of one call
 TAG = re.compile(r"[a-z0-9][a-z0-9-]{0,29}")
 
 
@@ -106,7 +106,7 @@ class AgentConfig:
         """
         if self.name == "sweep":
             return None
-        return self.batch or min(max(MIN_BATCH, math.ceil(0.75 * workers)), MAX_BATCH)
+        return self.batch or min(max(MIN_BATCH, math.ceil(workers / 2)), MAX_BATCH)
 
     def backlog_for(self, workers: int) -> int:
         """Return how many ideas are kept to spare: one an optimiser's worker, few of a dear agent's."""

@@ -164,7 +164,7 @@ class TestAsking:
         assert len(asked(seen)) <= 4 - open_calls
 
 
-@pytest.mark.parametrize(("workers", "batch", "backlog"), [(1, 4, 1), (2, 4, 1), (16, 12, 2), (256, 12, 32)])
+@pytest.mark.parametrize(("workers", "batch", "backlog"), [(1, 4, 1), (2, 4, 1), (16, 8, 2), (256, 16, 32)])
 def test_the_size_of_a_batch_follows_the_pool(workers: int, batch: int, backlog: int) -> None:
     claude = AgentConfig(name="claude")
     assert (claude.batch_for(workers), claude.backlog_for(workers)) == (batch, backlog)
