@@ -24,8 +24,8 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest -q -n 4 -m "not slow"
-	$(BIN)/python -m pytest -q -n auto -m "slow and not sky" -rs
-	$(BIN)/python -m pytest -q -m sky -p no:randomly -rs
+	$(BIN)/python -m pytest -q -n auto -m "slow and not sky and not alone" -rs
+	$(BIN)/python -m pytest -q -m "sky or alone" -p no:randomly -rs
 
 check: install
 	$(BIN)/ruff check -q .

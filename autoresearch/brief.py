@@ -1,26 +1,28 @@
 """All an agent is told, as one bounded value, built from the history alone.
 
 The same history gives the same brief, so an agent needs no memory and a restart changes nothing.
-Bounded: at most MAX_TRIED experiments and MAX_REFUSED refusals, whatever the history; what it all
-adds up to (families, predictions, what to do again) is reckoned over the whole of it.
+Bounded: at most MAX_TRIED experiments, MAX_REFUSED refusals and MAX_FAMILIES families, whatever the
+history; what it all adds up to (families, predictions, what to do again) is reckoned over the whole of it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 from autoresearch.budget import Budget, Usage, room_for_experiments
 from autoresearch.experiment import Experiment, Failure, Files, Goal, Refused, Verdict
-from autoresearch.findings import Family, Findings, Predictions
+from autoresearch.findings import Family, Findings, Predictions, as_of
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.statistics import Noise
 
 MAX_TRIED = 500
 MAX_REFUSED = 12
+MAX_FAMILIES = 200
 MAX_NOTES = 3
+LATEST = 20  # judged last, which stay whatever their number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,8 @@ class Brief:
     usage: Usage
     serial: int  # proposals the study has received so far, admitted or not
     seed: int
+    as_of: float = 0.0  # the moment of the last result; 0 before there is any
+    progress: float | None = None  # the best's value minus the baseline's, on one kind
     counts: Mapping[str, int] = field(default_factory=dict)  # all experiments, by verdict or "open"
     anchor: str = ""  # the experiment whose code an agent holds already
     anchor_files: Files = field(default_factory=dict)
@@ -111,13 +115,11 @@ def build_brief(
     focus: str = "",
     elsewhere: Sequence[str] = (),
 ) -> Brief:
-    """Return the brief on a history. `files` is the code of the incumbent, or of the baseline.
-
-    Without an anchor the agent holds the baseline's code.
-    """
+    """Return the brief on a history; `files` is the best code. Without an anchor it is the baseline."""
     incumbent = history.incumbent()
     findings = Findings(history)
     rework, near = findings.rework(), findings.near()
+    parent = incumbent.id if incumbent else BASELINE
     tried = [_tried(history, experiment, findings) for experiment in history.experiments.values()]
     return Brief(
         study=study,
@@ -125,10 +127,10 @@ def build_brief(
         goal=history.goal,
         profile=profile,
         instructions=instructions,
-        parent=incumbent.id if incumbent else BASELINE,
+        parent=parent,
         files=files,
         baseline_files=baseline_files,
-        tried=_bounded(history, tried, {*rework, *near}),
+        tried=_bounded(tried, (parent, BASELINE, *rework, *near), history.goal),
         refused=tuple(refused[-MAX_REFUSED:]),
         noise=findings.noise,
         experiments_left=room_for_experiments(budget, usage),
@@ -136,10 +138,12 @@ def build_brief(
         usage=usage,
         serial=serial,
         seed=seed,
+        as_of=as_of(history),
+        progress=findings.progress(),
         counts=Counter(str(e.verdict or "open") for e in history.experiments.values()),
         anchor=anchor or BASELINE,
         anchor_files=baseline_files if anchor_files is None else anchor_files,
-        families=findings.families(),
+        families=findings.families()[:MAX_FAMILIES],
         rework=rework,
         near=near,
         predictions=findings.predictions(),
@@ -172,22 +176,27 @@ def _tried(history: History, experiment: Experiment, findings: Findings) -> Trie
         delta_error=effect.error if effect else None,
         expected=experiment.expected,
         reworks=experiment.reworks,
-        failure=next((run.failure for run in reversed(runs) if run.failure), None),
+        failure=next((run.failure for run in runs if run.failure), None),
         memory_gb=max(memory, default=None),
         judged_at=experiment.judged_at,
     )
 
 
-def _bounded(history: History, tried: Sequence[Tried], named: set[str]) -> tuple[Tried, ...]:
-    """Return everything, or of a long history the named, the pending, the better and the recent half."""
-    if len(tried) <= MAX_TRIED:
-        return tuple(tried)
-    chosen = {t.id for t in tried if t.pending} | {BASELINE} | named
-    ranked = sorted(
-        (t for t in tried if t.value is not None), key=lambda t: history.goal.sign * (t.value or 0.0)
-    )
-    for pair in zip_longest(ranked, reversed(tried)):
-        chosen |= {t.id for t in pair if t is not None}
-        if len(chosen) >= MAX_TRIED - 1:
-            break
-    return tuple(t for t in tried if t.id in chosen)[-MAX_TRIED:]
+def _bounded(tried: Sequence[Tried], named: Sequence[str], goal: Goal) -> tuple[Tried, ...]:
+    """Return everything, or of a long history the named, the unjudged, and the better and the recent half."""
+    latest = sorted((t for t in tried if t.judged_at is not None), key=lambda t: (t.judged_at, t.id))
+    must = [*(t.id for t in reversed(tried) if t.verdict is None), *(t.id for t in latest[-LATEST:])]
+    pairs = zip_longest(_ranked(tried, goal), (t.id for t in reversed(tried)))
+    order = dict.fromkeys([*named, *must, *(name for pair in pairs for name in pair if name)])
+    chosen = set(islice(order, MAX_TRIED))
+    return tuple(t for t in tried if t.id in chosen)
+
+
+def _ranked(tried: Sequence[Tried], goal: Goal) -> Iterator[str]:
+    """Yield what was measured, the better first; kinds in turn, since their values do not compare."""
+    kinds: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
+    for t in tried:
+        if t.value is not None:
+            kinds[t.kind or ""].append((goal.sign * t.value, t.id))
+    for rank in zip_longest(*(sorted(kinds[kind]) for kind in sorted(kinds))):
+        yield from (found[1] for found in rank if found)

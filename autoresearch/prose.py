@@ -1,58 +1,77 @@
 """The words in which a brief is told: terse, bounded whatever the history, and safe. Pure.
 
 Tokens are money, so facts stand in lines of columns. What anybody wrote passes through `clean`: it is
-one line and cannot open a section. What an experiment printed does not appear at all.
+one line, never begins one, and so cannot open a section. What an experiment printed does not appear.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
 
 from autoresearch.brief import Brief, Tried
 from autoresearch.experiment import Files, Goal, Verdict
 from autoresearch.findings import Family
+from autoresearch.history import BASELINE
 from autoresearch.patch import unified_diff
 from autoresearch.untrusted import clean
 
 MAX_CHARS = 24_000  # 8,000 tokens at 3 characters each
-ANCHOR_CHARS = 6_000  # of difference, before code is told anew
-BEST, LAST, FAMILIES, PENDING, REFUSALS = 12, 15, 40, 60, 12
-VALUES = 8  # of a constant, that are listed
-MEMORY_GB = {  # accelerators, by SkyPilot's names, with so much memory
-    16: "P100 T4 V100",
-    24: "A10 A10G L4 RTX3090 RTX4090",
-    32: "RTX5090 V100-32GB",
-    40: "A100",
-    48: "A6000 L40 L40S",
-    80: "A100-80GB H100 H100-SXM",
-    96: "GH200 H20",
-    141: "H200",
-    180: "B200",
-    186: "GB200",
-    192: "MI300X",
-    270: "B300",
+LIMITS: Mapping[str, tuple[int, int]] = {  # of each section: lines; characters, its title among them
+    "head": (8, 1300),
+    "best": (12, 2000),
+    "families": (40, 4300),
+    "rework": (8, 2100),
+    "near": (6, 1500),
+    "pending": (60, 4600),
+    "last": (15, 2600),
+    "predictions": (1, 200),
+    "refused": (12, 2300),
+    "memory": (1, 100),
+    "notes": (3, 2250),
+    "calls": (2, 700),
 }
+ANCHOR_CHARS = 6_000  # of difference, before code is told anew
+VALUES = 8  # of a constant, that are listed
+PLACES = 5  # after the point
+MEMORY_GB: Mapping[str, int] = {  # of accelerators, by SkyPilot's names
+    **dict.fromkeys(("P100", "T4", "V100"), 16),
+    **dict.fromkeys(("A10", "A10G", "L4", "RTX3090", "RTX4090"), 24),
+    **dict.fromkeys(("RTX5090", "V100-32GB"), 32),
+    "A100": 40,
+    **dict.fromkeys(("A40", "A6000", "L40", "L40S"), 48),
+    **dict.fromkeys(("A100-80GB", "H100", "H100-SXM"), 80),
+    **dict.fromkeys(("GH200", "H20"), 96),
+    "H200": 141,
+    "B200": 180,
+    "GB200": 186,
+    "MI300X": 192,
+    "B300": 270,
+}
+_PLAIN = (1e-8, 1e9)  # numbers outside are written with an exponent
 _LEADING_ZERO = re.compile(r"^([+-]?)0\.")
+_NO_NAME = re.compile(r"^-+|[^\w.-]")
 Lines = Iterator[str]
 
 
 def tell(brief: Brief) -> str:
     """Return all an agent is told beside rules, instructions and code; at most MAX_CHARS characters."""
-    sections = [f"{title}\n{body}" for title, body in _sections(brief) if body]
-    return "\n\n".join([_head(brief), *sections])[:MAX_CHARS]
+    told = (_section(title, lines, *LIMITS[name]) for name, title, lines in _sections(brief))
+    return "\n\n".join(filter(None, told))
 
 
 def best_code(brief: Brief) -> str:
     """Return how the best code differs from the anchor's, as a unified diff; or that it does not."""
     difference = unified_diff(brief.anchor_files, brief.files)
     if not difference:
-        return f"The best code is that of {brief.anchor} as it stands above."
-    return f"The best code, {brief.parent}, is that of {brief.anchor} with this difference:\n{difference}"
+        return "The best code is exactly the code above."
+    return f"The best code, {brief.parent}, is the code above with this difference:\n{difference}"
 
 
 def choose_anchor(lineage: Sequence[tuple[str, Files]]) -> str:
-    """Return the experiment whose code is told in full, of those that were kept, oldest first.
+    """Return the experiment whose code is told in full, of those that were kept, oldest first; "" of none.
 
     The baseline at first; the best of a moment, once it differs by more than ANCHOR_CHARS. Told
     seldom anew, it stays in the API's cache.
@@ -66,66 +85,68 @@ def choose_anchor(lineage: Sequence[tuple[str, Files]]) -> str:
     return anchor
 
 
-def _sections(brief: Brief) -> Iterator[tuple[str, str]]:
-    """Yield the sections with their bodies; each body is bounded."""
+def _sections(brief: Brief) -> Iterator[tuple[str, str, Lines]]:
+    """Yield the sections by name, with their titles and lines."""
+    kind = _main_kind(brief)
+    yield "head", "", _head(brief)
+    best = "id, value +- standard error, runs, change from parent, verdict: hypothesis"
+    yield "best", f"# Best on {_name(kind)}: {best}", islice(_best(brief, kind), LIMITS["best"][0])
+    families = "tried, kept, crashed, mean change, best change: values tried"
+    yield "families", f"# Families of ideas, by what they touch: {families}", _families(brief.families)
     again = f"do it anew on {brief.parent} and set `reworks` to its id"
-    yield (
-        f"# Rework wanted: won on an old base, lost when the base moved; {again}",
-        _cut(_again(brief, brief.rework), 1800),
-    )
-    yield (
-        "# Best: id, value, +- standard error, kind, runs, change from parent, verdict, hypothesis",
-        _cut(_best(brief), 2400),
-    )
-    yield (
-        "# Last results, newest first: id, verdict, change from parent +- error (expected), hypothesis",
-        _cut(_last(brief), 2800),
-    )
-    yield "# Predictions", _predictions(brief)
-    yield (
-        "# Families: what ideas touched: tried, kept, crashed; mean and best change; values tried",
-        _cut((_family(family) for family in brief.families[:FAMILIES]), 4500, len(brief.families)),
-    )
-    yield (
-        "# Near misses: better than their base by less than the noise; the base has moved since",
-        _cut(_again(brief, brief.near), 1000),
-    )
-    yield (
-        "# Pending: running or waiting; do not propose these again",
-        _cut(_pending(brief), 4200),
-    )
-    yield "# Refused, newest first: hypothesis: why", _cut(_refused(brief), 2400)
-    notes = (clean(note, 700) for note in reversed(brief.notes))
-    yield "# Your last notes, newest first", _cut(notes, 2200)
-    yield "# Other requests under way", _elsewhere(brief)
+    yield "rework", f"# Rework wanted: won on an old base; {again}", _again(brief, brief.rework)
+    near = "better than their parent, but by too little; the base has moved since"
+    yield "near", f"# Near misses: {near}", _again(brief, brief.near)
+    yield "pending", "# Pending: do not propose these again", _pending(brief)
+    last = "id, verdict, change from parent (expected): hypothesis"
+    yield "last", f"# Last results, newest first: {last}", islice(_last(brief), LIMITS["last"][0])
+    yield "predictions", "", _predictions(brief)
+    yield "refused", "# Refused, newest first: hypothesis: why", _refused(brief)
+    yield "memory", "", _memory(brief)
+    notes = (f"- {clean(note, 700)}" for note in reversed(brief.notes))
+    yield "notes", "# Your last notes, newest first", notes
+    yield "calls", "", _calls(brief)
 
 
-def _head(brief: Brief) -> str:
-    """Return what is optimised, how far it is, how good, how sure, and what is left."""
+def _section(title: str, lines: Lines, most: int, limit: int) -> str:
+    """Return a title and as many lines as fit, then how many more there are; "" without lines.
+
+    Counted in bytes: letters that take more of them take more tokens, too.
+    """
+    every = list(lines)
+    room = limit - len(title.encode()) - len("\n(99999 more)")
+    shown: list[str] = []
+    for line in every[:most]:
+        room -= len(line.encode()) + 1
+        if room < 0:
+            break
+        shown.append(line)
+    more = f"({len(every) - len(shown)} more)" if len(shown) < len(every) else ""
+    return "\n".join(filter(None, [title, *shown, more])) if every else ""
+
+
+def _head(brief: Brief) -> Lines:
+    """Yield what is optimised, how far it is, what is left, how good the best is, how sure that is."""
     better = "lower" if brief.goal is Goal.MINIMIZE else "higher"
-    counted = ", ".join(
-        f"{brief.counts.get(name, 0)} {word}"
-        for name, word in (("keep", "kept"), ("discard", "discarded"), ("crash", "crashed"), ("open", "open"))
-    )
-    lines = [f"Study {clean(brief.study, 40)}: {clean(brief.metric, 40)}, {better} is better."]
-    lines.append(f"Experiments, the baseline included: {counted}. Left: {_left(brief)}.")
-    best, base = brief.find(brief.parent), brief.find("e0001")
-    if best and best.value is not None:
-        gain = ""
-        if base and base.value is not None and base.id != best.id:
-            gain = f", {_signed(best.value - base.value)} from the baseline's {base.value:.5f}"
-        lines.append(f"Best: {best.id}, {_value(best)}{gain}.")
+    yield f"Study {clean(brief.study, 40)}: {clean(brief.metric, 40)}, {better} is better."
+    words = {"keep": "kept", "discard": "discarded", "crash": "crashed", "open": "pending"}
+    counted = ", ".join(f"{brief.counts.get(name, 0)} {word}" for name, word in words.items())
+    yield f"{sum(brief.counts.values())} experiments with the baseline: {counted}. Left: {_left(brief)}."
+    best = brief.find(brief.parent)
+    if best is None or best.value is None:
+        yield "Best: the baseline, which is still being measured."
     else:
-        lines.append("Best: the baseline, which is still being measured.")
-    lines += [
-        f"Noise on {kind}: one run has a standard deviation of {noise.sigma:.5f} (from {noise.df} degrees of"
-        f" freedom); in one run a change smaller than {noise.of_difference(1, 2):.5f} cannot be seen."
-        for kind, noise in brief.noise.items()
-    ]
-    if best and best.memory_gb:
-        limit = next((size for size, kinds in MEMORY_GB.items() if best.kind in kinds.split()), None)
-        lines.append(f"Memory of the best: {best.memory_gb:.1f} GB" + (f" of {limit} GB." if limit else "."))
-    return "\n".join(lines)
+        since = "the baseline" if best.id == BASELINE else f"{signed(brief.progress)} from the baseline"
+        yield f"Best: {best.id}, {_value(best)} on {_name(best.kind)}, {since}."
+    for kind in sorted(brief.noise, key=lambda kind: (-brief.noise[kind].df, kind)):
+        noise = brief.noise[kind]
+        known = best.standard_error if best and best.kind == kind else None
+        seen = math.hypot(noise.sigma, known) if known else noise.of_difference(1, 1)
+        yield (
+            f"Noise on {_name(kind)}: one run has a standard deviation of {fixed(noise.sigma, 3)}"
+            f" (from {noise.df} degrees of freedom);"
+            f" in one run a change smaller than {fixed(seen, 3)} cannot be seen."
+        )
 
 
 def _left(brief: Brief) -> str:
@@ -142,50 +163,38 @@ def _left(brief: Brief) -> str:
     return ", ".join(parts) or "no limit"
 
 
-def _best(brief: Brief) -> Lines:
-    measured = [t for t in brief.tried if t.value is not None]
-    for t in sorted(measured, key=lambda t: (brief.goal.sign * (t.value or 0.0), t.id))[:BEST]:
-        verdict = t.verdict or "open"
-        yield f"{t.id} {_value(t)} {t.runs} {_signed(t.delta)} {verdict}  {clean(t.hypothesis, 100)}"
+def _main_kind(brief: Brief) -> str:
+    """Return the worker kind with most results: values of different kinds do not compare."""
+    kinds = [tried.kind for tried in brief.tried if tried.kind]
+    return max(sorted(set(kinds)), key=kinds.count, default="")
 
 
-def _last(brief: Brief) -> Lines:
-    judged = sorted((t for t in brief.tried if t.judged_at is not None), key=_when)
-    for t in reversed(judged[-LAST:]):
-        if t.id == "e0001":
-            continue
-        what = t.failure.fact if t.verdict is Verdict.CRASH and t.failure else _change(t)
-        yield f"{t.id} {t.verdict} {what}  {clean(t.hypothesis, 100)}"
+def _best(brief: Brief, kind: str) -> Lines:
+    measured = [t for t in brief.tried if t.value is not None and t.kind == kind]
+    for t in sorted(measured, key=lambda t: (brief.goal.sign * (t.value or 0.0), t.id)):
+        change = "-" if t.parent is None else signed(t.delta)
+        yield f"{t.id} {_value(t)} {t.runs} {change} {t.verdict or 'pending'}: {clean(t.hypothesis, 100)}"
 
 
-def _when(tried: Tried) -> tuple[float, str]:
-    return (tried.judged_at or 0.0, tried.id)
-
-
-def _change(tried: Tried) -> str:
-    if tried.delta is None:
-        return "no change measured"
-    error = f" +-{_short(tried.delta_error)}" if tried.delta_error is not None else ""
-    expected = f" (expected {_signed(tried.expected)})" if tried.expected is not None else ""
-    return f"{_signed(tried.delta)}{error}{expected}"
-
-
-def _again(brief: Brief, names: Sequence[str]) -> Lines:
-    for name in names:
-        found = brief.find(name)
-        if found:
-            touches = ", ".join(clean(each, 60) for each in found.touches[:4])
-            yield f"{name} {_change(found)} on {found.parent}  {clean(found.hypothesis, 100)}  [{touches}]"
+def _families(families: Sequence[Family]) -> Lines:
+    """Yield families, the most tried first; before the others as many as are shown, old and new."""
+    often = sorted(families, key=lambda family: (-family.tried, family.name))
+    both = dict.fromkeys(each.name for pair in zip_longest(often, families) for each in pair if each)
+    shown = set(islice(both, LIMITS["families"][0]))
+    yield from (_family(family) for family in sorted(often, key=lambda family: family.name not in shown))
 
 
 def _family(family: Family) -> str:
+    listed = " ".join(fixed(value) for value in _spread(family.values))
     measured = family.mean_effect is not None
-    effects = f"{_signed(family.mean_effect)} {_signed(family.best_effect)}" if measured else "- -"
-    listed = _spread(family.values)
-    values = f"  at {', '.join(f'{value:.4g}' for value in listed)}" if listed else ""
-    dry = "  EXHAUSTED" if family.exhausted else ""
-    name = clean(family.name, 60)
-    return f"{name} {family.tried} {family.kept} {family.crashed} {effects}{values}{dry}".rstrip()
+    return "".join(
+        (
+            f"{_name(family.name)} {family.tried} {family.kept} {family.crashed}",
+            f" {signed(family.mean_effect)} {signed(family.best_effect)}" if measured else " - -",
+            f": {listed}" if listed else "",
+            " EXHAUSTED" if family.exhausted else "",
+        )
+    )
 
 
 def _spread(values: Sequence[float]) -> Sequence[float]:
@@ -195,55 +204,96 @@ def _spread(values: Sequence[float]) -> Sequence[float]:
     return [values[round(i * (len(values) - 1) / (VALUES - 1))] for i in range(VALUES)]
 
 
+def _again(brief: Brief, names: Sequence[str]) -> Lines:
+    for t in filter(None, (brief.find(name) for name in names)):
+        touches = f", {' '.join(_name(each) for each in t.touches[:4])}" if t.touches else ""
+        yield f"{t.id} {_change(t)} on {t.parent}{touches}: {clean(t.hypothesis, 100)}"
+
+
 def _pending(brief: Brief) -> Lines:
-    ideas = [f"{t.id} {clean(t.hypothesis, 80)}" for t in brief.tried if t.pending]
-    ideas += [clean(hypothesis, 80) for hypothesis in brief.waiting]
-    yield from ideas[:PENDING]
-    if len(ideas) > PENDING:
-        yield f"({len(ideas) - PENDING} more)"
+    """Yield what is not judged and what was proposed and waits; what is to be done anew stands above."""
+    for t in brief.tried:
+        if t.verdict is None and t.id not in brief.rework:
+            known = f" {signed(t.delta)} so far" if t.delta is not None else ""
+            yield f"{t.id}{known}: {clean(t.hypothesis, 80)}"
+    yield from (f"- {clean(hypothesis, 80)}" for hypothesis in brief.waiting)
+
+
+def _last(brief: Brief) -> Lines:
+    judged = [t for t in brief.tried if t.judged_at is not None and t.id != BASELINE]
+    for t in sorted(judged, key=lambda t: (t.judged_at or 0.0, t.id), reverse=True):
+        if t.verdict is Verdict.CRASH:
+            what = t.failure.fact if t.failure else "no result"
+        else:
+            what = _change(t) + (f" ({signed(t.expected)})" if t.expected is not None else "")
+        yield f"{t.id} {t.verdict} {what}: {clean(t.hypothesis, 100)}"
+
+
+def _change(tried: Tried) -> str:
+    if tried.delta is None:
+        return "?"
+    error = f" +-{fixed(tried.delta_error, 2)}" if tried.delta_error is not None else ""
+    return f"{signed(tried.delta)}{error}"
+
+
+def _predictions(brief: Brief) -> Lines:
+    found = brief.predictions
+    if found.made:
+        yield (
+            f"The sign of your prediction held in {found.sign_held} of {found.made}; you expected"
+            f" {signed(found.mean_expected)} on average, measured were {signed(found.mean_measured)}."
+        )
 
 
 def _refused(brief: Brief) -> Lines:
-    for refused in reversed(brief.refused[-REFUSALS:]):
-        yield f"{clean(refused.hypothesis, 80)}: {clean(refused.fact, 160)}"
+    for refused in reversed(brief.refused):
+        yield f"- {clean(refused.hypothesis, 80)}: {clean(refused.fact, 160)}"
 
 
-def _predictions(brief: Brief) -> str:
-    found = brief.predictions
-    if not found.made:
-        return ""
-    return (
-        f"The sign of your prediction held in {found.sign_held} of {found.made}; you expected"
-        f" {_signed(found.mean_expected)} on average, measured were {_signed(found.mean_measured)}."
-    )
+def _memory(brief: Brief) -> Lines:
+    best = brief.find(brief.parent)
+    if best and best.memory_gb:
+        sizes = {MEMORY_GB.get(tried.kind or "") for tried in brief.tried}
+        smallest = min(filter(None, sizes), default=None)
+        limit = f"; the smallest accelerator has {smallest} GB" if smallest else ""
+        yield f"Memory: the best takes {fixed(best.memory_gb, 3)} GB{limit}."
 
 
-def _elsewhere(brief: Brief) -> str:
-    if not brief.elsewhere:
-        return ""
-    others = "; ".join(clean(each, 120) for each in brief.elsewhere)
-    mine = f" This one is for {brief.focus}." if brief.focus else ""
-    return f"They were asked for: {others}.{mine}"
+def _calls(brief: Brief) -> Lines:
+    others = "; ".join(clean(each, 100) for each in brief.elsewhere[:5])
+    if others:
+        yield f"Other calls under way were asked for: {others}."
+    if brief.focus:
+        yield f"This call is for: {clean(brief.focus, 100)}."
 
 
-def _cut(lines: Iterator[str], limit: int, total: int | None = None) -> str:
-    """Return as many lines as fit the limit, then how many more there are."""
-    every = list(lines)
-    more = (total or len(every)) - len(every)
-    while len(every) > 1 and sum(len(line) + 1 for line in every) > limit - 16:
-        every.pop()
-        more += 1
-    return "\n".join([*every, f"({more} more)"] if more > 0 else every)
+def _name(text: str | None) -> str:
+    """Return a name as one word of at most 60 characters."""
+    return _NO_NAME.sub("", clean(text or "?", 60))
 
 
 def _value(tried: Tried) -> str:
-    error = f" +-{_short(tried.standard_error)}" if tried.standard_error is not None else ""
-    return f"{tried.value:.5f}{error} {tried.kind}"
+    value = tried.value or 0.0
+    plain = abs(value) < _PLAIN[1]
+    error = f" +-{fixed(tried.standard_error, 2)}" if tried.standard_error is not None else ""
+    return f"{value:.{PLACES}f}{error}" if plain else f"{value:.6g}{error}"
 
 
-def _signed(number: float | None) -> str:
-    return "?" if number is None else _LEADING_ZERO.sub(r"\1.", f"{number:+.5f}")
+def signed(number: float | None) -> str:
+    """Return a change with its sign; "?" where it is not known."""
+    if number is None:
+        return "?"
+    return f"{'-' if number < 0 else '+'}{fixed(abs(number))}"
 
 
-def _short(number: float | None) -> str:
-    return "?" if number is None else _LEADING_ZERO.sub(r"\1.", f"{number:.5f}")
+def fixed(number: float, digits: int = 4) -> str:
+    """Return a number with so many digits that count, .0021 rather than 2.1e-03.
+
+    Of these only what stands within PLACES after the point, as values have them, but two at least.
+    """
+    size = abs(number)
+    if size and not _PLAIN[0] <= size < _PLAIN[1]:
+        return f"{number:.{digits}g}"
+    order = math.floor(math.log10(size)) if size else 0
+    text = f"{number:.{max(0, min(digits - 1 - order, max(PLACES, 1 - order)))}f}"
+    return _LEADING_ZERO.sub(r"\1.", text.rstrip("0").rstrip(".") if "." in text else text)

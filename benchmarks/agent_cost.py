@@ -15,7 +15,7 @@ import random
 import statistics
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,27 +186,20 @@ class Bill:
     briefs: list[int]  # characters told beside rules and code
 
 
-def replay(effort: str, batch: int, experiments: int) -> Bill:
-    """Run a study to so many experiments; return what its calls used."""
-    a, b = THINKING[effort]
+def replay(batch: int, experiments: int) -> Bill:
+    """Run a study to so many experiments; return what its calls used, without their output."""
     researcher = Researcher(seed=1, profile="gpu", bad=0.05)
     tokens, admitted, briefs = [], [], []
 
     def answer(body: dict[str, Any]) -> dict[str, Any]:
-        step = researcher(body)
-        thought = a + b * batch
-        step["usage"] = {
-            "output_tokens": thought + WRITTEN * batch,
-            "output_tokens_details": {"thinking_tokens": thought},
-        }
         briefs.append(len(body["messages"][0]["content"][0]["text"]))
-        return step
+        return researcher(body)
 
     with tempfile.TemporaryDirectory() as folder:
         night = Night(Path(folder), seed=5)
         with FakeMessages(default=answer, clock=lambda: night.now) as server:
             ledger = StudyLedger(SimpleNamespace(state=night.state), None, lambda: night.now)
-            settings = ClaudeSettings(model="claude-sonnet-5-5", effort=effort)
+            settings = ClaudeSettings(model="claude-sonnet-5-5")
             agent = ClaudeAgent(settings, ledger, "sk-ant-none", base_url=server.url, now=lambda: night.now)
             while len(night.files) - 1 < experiments:
                 night.take_in(agent.propose(night.brief(), batch))
@@ -215,6 +208,15 @@ def replay(effort: str, batch: int, experiments: int) -> Bill:
             charged, billed = server.cost(), sum(call.cost_usd for call in night.store.calls())
             assert abs(charged - billed) < 1e-6, (charged, billed)
     return Bill(tokens=tokens, experiments=admitted, briefs=briefs)
+
+
+def thought(bill: Bill, effort: str, batch: int) -> Bill:
+    """Return a bill with the output that is assumed for an effort: what is thought, and what is written."""
+    a, b = THINKING[effort]
+    thinking = a + b * batch
+    output = thinking + WRITTEN * batch
+    tokens = [replace(each, output=output, thinking=thinking) for each in bill.tokens]
+    return replace(bill, tokens=tokens)
 
 
 def cost(bill: Bill, model: str) -> float:
@@ -237,13 +239,14 @@ def per_experiment(bill: Bill, n: int) -> str:
 def main() -> None:
     """Print the table."""
     experiments = int(sys.argv[1]) if len(sys.argv) > 1 else EXPERIMENTS
-    batches = [int(word) for word in sys.argv[2:]] or [12]
+    batches = [int(word) for word in sys.argv[2:]] or [8]
     print(f"{experiments} experiments, {WORKERS} workers; assumed: {WRITTEN} tokens of edits an experiment,")
     print(f"thinking a + b * batch with {', '.join(f'{e} {a}+{b}' for e, (a, b) in THINKING.items())}")
     for batch in batches:
         print(f"\nbatches of {batch}: USD of the whole study (cents an experiment); the reference: $9 (1.0)")
+        played = replay(batch, experiments)
         for effort in ("low", "medium", "high"):
-            bill = replay(effort, batch, experiments)
+            bill = thought(played, effort, batch)
             cells = [
                 f"{model.removeprefix('claude-')} {cost(bill, model):6.2f}"
                 f" ({100 * cost(bill, model) / experiments:.2f})"

@@ -251,7 +251,7 @@ def test_status_says_what_claude_has_cost_and_why_it_is_silent(done: Lab) -> Non
     store.close()
     shown = call(done, "status").stdout
     assert "API $0.06" in shown
-    assert "2.11 c an experiment, 1 calls, tokens 6k in, 0/12k cache, 5k out (3k thought)" in shown
+    assert "API 2.11 c an experiment; tokens: 6k in, 0/12k cache, 5k out (3k thinking)" in shown
     assert "agent: the key is not accepted; it proposes nothing more: check it" in shown
     told = document(done, "status")
     assert told["agent_trouble"].startswith("the key is not accepted")

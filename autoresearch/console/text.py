@@ -100,13 +100,12 @@ def api(look: Look) -> str:
     if not usage.api_calls:
         return ""
     tokens = usage.tokens
-    written = tokens.cache_write_5m + tokens.cache_write_1h
-    each = f"{100 * usage.api_dollars / usage.experiments:.2f} c an experiment, " if usage.experiments else ""
-    thought = f" ({thousands(tokens.thinking)} thought)" if tokens.thinking else ""
-    return (
-        f"{each}{usage.api_calls} calls, tokens {thousands(tokens.input)} in,"
-        f" {thousands(written)}/{thousands(tokens.cache_read)} cache, {thousands(tokens.output)} out{thought}"
+    each = f"{100 * usage.api_dollars / usage.experiments:.2f} c an experiment; " if usage.experiments else ""
+    cached = (
+        f"{thousands(tokens.cache_write_5m + tokens.cache_write_1h)}/{thousands(tokens.cache_read)} cache"
     )
+    thought = f" ({thousands(tokens.thinking)} thinking)" if tokens.thinking else ""
+    return f"{each}tokens: {thousands(tokens.input)} in, {cached}, {thousands(tokens.output)} out{thought}"
 
 
 def thousands(count: int) -> str:
@@ -145,7 +144,7 @@ def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
     if money(look):
         lines.append(money(look).replace("   ", ", "))
     if api(look):
-        lines.append(f"API: {api(look)}")
+        lines.append(f"API {api(look)}")
     if look.trouble:
         lines.append(f"agent: {look.trouble}")
     if (

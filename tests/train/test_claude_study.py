@@ -82,6 +82,7 @@ def busy_share(folder: Path) -> float:
     return ran / there
 
 
+@pytest.mark.alone
 def test_forty_experiments_in_spite_of_a_fault_in_every_fifth_call(
     folder: Path, cli: Cli, cache: Path
 ) -> None:
