@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 
 from autoresearch.budget import Budget, Usage, room_for_experiments
-from autoresearch.experiment import Experiment, Failure, Files, Goal, Refused, Verdict
+from autoresearch.experiment import Edit, Experiment, Failure, Files, Goal, Refused, Verdict
 from autoresearch.findings import Family, Findings, Predictions, as_of
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.statistics import Noise
@@ -82,6 +82,7 @@ class Brief:
     anchor_files: Files = field(default_factory=dict)
     families: tuple[Family, ...] = ()  # of ideas; the one tried last first
     rework: tuple[str, ...] = ()  # winners on an old base, to be done anew on today's
+    changes: Mapping[str, tuple[Edit, ...]] = field(default_factory=dict)  # what those changed, by id
     near: tuple[str, ...] = ()  # near misses on an old base
     predictions: Predictions = field(default_factory=Predictions)
     notes: tuple[str, ...] = ()  # the agent's own, oldest first

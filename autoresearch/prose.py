@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 
 from autoresearch.brief import Brief, Tried
-from autoresearch.experiment import Files, Goal, Verdict
+from autoresearch.experiment import Edit, Files, Goal, Verdict
 from autoresearch.findings import Family
 from autoresearch.history import BASELINE
 from autoresearch.patch import unified_diff
@@ -34,6 +34,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {  # of each section: lines; characters,
     "calls": (2, 700),
 }
 ANCHOR_CHARS = 6_000  # of difference, before code is told anew
+CHANGES_CHARS = 2_400  # of what the ideas to be done anew changed
 VALUES = 8  # of a constant, that are listed
 PLACES = 5  # after the point
 MEMORY_GB: Mapping[str, int] = {  # of accelerators, by SkyPilot's names
@@ -63,11 +64,33 @@ def tell(brief: Brief) -> str:
 
 
 def best_code(brief: Brief) -> str:
-    """Return how the best code differs from the anchor's, as a unified diff; or that it does not."""
+    """Return how the best code differs from the anchor's, and what the ideas to be done anew changed.
+
+    Unified diffs; of the latter at most CHANGES_CHARS characters, the best ideas first.
+    """
     difference = unified_diff(brief.anchor_files, brief.files)
-    if not difference:
-        return "The best code is exactly the code above."
-    return f"The best code, {brief.parent}, is the code above with this difference:\n{difference}"
+    best = "The best code is exactly the code above."
+    if difference:
+        best = f"The best code, {brief.parent}, is the code above with this difference:\n{difference}"
+    return "\n".join([best, *_changes(brief)])
+
+
+def _changes(brief: Brief) -> Lines:
+    """Yield what each experiment that wants rework changed in its own parent's code."""
+    room = CHANGES_CHARS
+    for name, edits in brief.changes.items():
+        found = brief.find(name)
+        lines = [line for edit in edits for line in _change_lines(edit)]
+        room -= sum(len(line) + 1 for line in lines)
+        if found is None or room < 0:
+            return
+        yield f"{name} wants rework; in the code of {found.parent} it changed:"
+        yield from lines
+
+
+def _change_lines(edit: Edit) -> Sequence[str]:
+    told = unified_diff({"": edit.old + "\n"}, {"": edit.new + "\n"}).splitlines()
+    return [line for line in told[2:] if not line.startswith("@@")]  # the first two name the files
 
 
 def choose_anchor(lineage: Sequence[tuple[str, Files]]) -> str:

@@ -6,6 +6,7 @@ As of the last result, not of this second: a restart tells the same, byte for by
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from autoresearch.brief import MAX_REFUSED, Brief, build_brief
 from autoresearch.budget import Budget
@@ -28,7 +29,7 @@ def tell_all(
     files = dict(lineage)
     anchor = choose_anchor(lineage)
     notes = [str(event.data["notes"]) for event in store.last_events(NOTES, ["noted"])]
-    return build_brief(
+    brief = build_brief(
         history,
         study=study.tag,
         metric=study.target.metric.name,
@@ -48,3 +49,4 @@ def tell_all(
         focus=focus,
         elsewhere=elsewhere,
     )
+    return replace(brief, changes={name: store.edits(name) for name in brief.rework})

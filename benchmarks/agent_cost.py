@@ -95,7 +95,7 @@ class Night:
         store, history = self.store, self.store.history()
         lineage = [(e.id, self.files[e.id]) for e in history.lineage()]
         anchor = choose_anchor(lineage)
-        return build_brief(
+        brief = build_brief(
             history,
             study="night",
             metric="val_bpb",
@@ -113,6 +113,7 @@ class Night:
             serial=store.proposal_count(),
             seed=0,
         )
+        return replace(brief, changes={name: store.edits(name) for name in brief.rework})
 
     def take_in(self, reply: Any) -> None:
         """Admit what was proposed, and measure it."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from autoresearch.brief import Brief, Tried, build_brief
 from autoresearch.budget import Budget, Usage
 from autoresearch.experiment import (
+    Edit,
     Experiment,
     Failure,
     FailureKind,
@@ -530,6 +531,21 @@ def test_the_best_code_is_told_as_a_difference_from_the_anchor() -> None:
         "--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n A = 1\n-B = 1\n+B = 2\n"
     )
     assert best_code(replace(brief, files=brief.anchor_files)) == "The best code is exactly the code above."
+
+
+def test_what_is_to_be_done_anew_is_shown_as_it_was_done() -> None:
+    told = night(300)
+    assert told.rework
+    edits = (Edit(old="  x = 1", new="  x = 2\n  y = 3"), Edit(old="--- z", new=""))
+    brief = replace(told, changes=dict.fromkeys(told.rework, edits))
+    shown = best_code(brief)
+    first = told.find(told.rework[0])
+    assert first is not None
+    assert f"\n{first.id} wants rework; in the code of {first.parent} it changed:\n" in shown
+    assert "\n-  x = 1\n+  x = 2\n+  y = 3\n---- z\n+" in shown
+    long = (Edit(old="a", new="b" * 900),)
+    cut = best_code(replace(told, changes=dict.fromkeys(told.rework, long)))
+    assert cut.count("wants rework") == 2, "the best of them, as far as there is room"
 
 
 def lineage(*sizes: int) -> list[tuple[str, dict[str, str]]]:

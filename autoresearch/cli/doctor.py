@@ -91,7 +91,11 @@ def _folder_checks(folder: Path) -> Iterator[Finding]:
 def _agent(config: Config) -> Iterator[Finding]:
     """Say whether the agent can work here; a key is asked for only where it is needed."""
     if config.agent.name == "claude":
-        check_agent(config.agent)
+        try:
+            check_agent(config.agent)
+        except AutoresearchError as error:
+            yield "fail", f"{error.message}: {error.hint}"
+            return
         yield "ok", f"{KEY} is set"
         if config.budget.api_dollars is None:
             yield "warn", "no ceiling on API dollars: set budget.api_dollars"
