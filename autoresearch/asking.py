@@ -120,6 +120,10 @@ class Asking:
         for paid in self._store.paid_replies():
             self._store.add_proposals(paid.proposals, self._clock.now(), notes=paid.notes, call=paid.call)
 
+    def close(self) -> None:
+        """Bill what is under way and will not be heard any more; should it still answer, that is kept."""
+        self._store.close_lost_calls(self._clock.now())
+
     def receive(self) -> None:
         """Store what the agent has answered since the last call."""
         answered = [each for each in self._open if each.future.done()]

@@ -113,6 +113,7 @@ class Dispatcher:
             raise
         finally:
             self._store.touch_session(self._session, self._clock.now())
+            self._asking.close()
             self._intake.close()
             left = self._executor.close(release=over)
             if over:

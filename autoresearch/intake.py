@@ -91,8 +91,8 @@ class Intake:
 
     def rebase(self, number: int, parent: str) -> None:
         """Have a proposal follow the best code to a new one; what was checked on the old is void."""
-        if self._store.rebase(number, parent, self._clock.now()):
-            self._forget(number)
+        self._forget(number)  # first: a check must never be taken for one of other code
+        self._store.rebase(number, parent, self._clock.now())
 
     def admit(self, proposal: Proposal) -> None:
         """Refuse a proposal that cannot be admitted; else check it, or admit it where that was done."""

@@ -171,6 +171,19 @@ def test_a_reply_that_was_paid_for_survives_a_crash_before_it_was_taken_in(site:
         assert store.api_usage(site.clock.at)[0] == pytest.approx(0.5)
 
 
+def test_what_is_under_way_at_the_end_is_billed_and_its_answer_still_counts(site: Site) -> None:
+    store = site.store
+    call = began(store, likely_usd=0.3)
+    site.asking.close()
+    assert store.api_usage(site.clock.at)[0] == 0.3
+    assert not store.bill_call(call.id, CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=0.1, now=1.0)
+    store.judge_call(
+        call.id, CallOutcome.PROPOSED, PaidReply(call=call.id, proposals=(proposal(),), notes="late")
+    )
+    site.asking.recover()
+    assert [p.hypothesis for p in store.waiting_proposals()] == ["idea"]
+
+
 def test_a_reply_is_taken_in_with_its_call(site: Site) -> None:
     call = began(site.store)
     site.store.bill_call(call.id, CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=0.1, now=1.0)

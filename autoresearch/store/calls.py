@@ -97,9 +97,9 @@ class CallTable(Database):
             db.execute("update call set outcome = ?, reply = ? where id = ?", (outcome, kept, call))
 
     def close_lost_calls(self, now: float) -> int:
-        """Bill the calls whose process died at their likely cost; return how many there were.
+        """Bill the calls nobody will hear the end of at their likely cost; return how many there were.
 
-        Only for the one dispatcher, before it makes calls of its own.
+        Only for the one dispatcher, before its first call and after its last.
         """
         with self._write() as db:
             return db.execute(

@@ -8,19 +8,34 @@ study is complete one effect at a time.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autoresearch.brief import Brief
 from autoresearch.budget import Budget
+from autoresearch.calls import CallOutcome, Tokens
+from autoresearch.errors import AgentError
 from autoresearch.executors.local import LocalExecutor, slots
-from autoresearch.experiment import OVER, RunState
+from autoresearch.experiment import OVER, Edit, Proposal, RunState
+from autoresearch.protocols import Reply
+from autoresearch.store import CallTable, PaidReply
 from autoresearch.study import Study, open_study, state_folder
 from lab import Lab, set_x, target
+from store_contract import NOW, began
 
 pytestmark = pytest.mark.slow
-SCRIPT = [set_x(1.5), set_x(3.0), set_x(2.5)]
+SLOWER = Proposal(
+    hypothesis="slower", edits=(Edit(old="SLEEP = 0.0", new="SLEEP = 0.01"),), parent="e0001", author="test"
+)
+SCRIPT = [  # one that is kept, one that follows it, one that stays where it is
+    replace(set_x(1.5), base="e0001", follows=True),
+    replace(SLOWER, base="e0001", follows=True),
+    set_x(3.0),
+]
 
 
 class Killed(BaseException):
@@ -61,9 +76,29 @@ class Tripwire:
         return wrapped
 
 
+class Paid:
+    """Proposes what the script says, one a call, and is billed for it."""
+
+    def __init__(self, study: Study) -> None:
+        self._path = study.state / "study.db"
+
+    def propose(self, brief: Brief, _: int) -> Reply:
+        if brief.serial >= len(SCRIPT):
+            raise AgentError("the script is at its end", retryable=False)
+        proposals = (SCRIPT[brief.serial],)
+        with closing(CallTable(self._path)) as table:
+            call = began(table)
+            table.bill_call(call.id, CallOutcome.ANSWERED, tokens=Tokens(output=1), cost_usd=0.1, now=NOW)
+            paid = PaidReply(call=call.id, proposals=proposals, notes="n")
+            table.judge_call(call.id, CallOutcome.PROPOSED, paid)
+        return Reply(proposals=proposals, notes="n", call=call.id)
+
+
 EFFECTS = {
     "store": {
         "add_proposals",
+        "close_lost_calls",
+        "rebase",
         "admit",
         "refuse",
         "set_commit",
@@ -87,15 +122,16 @@ def test_a_death_at_every_effect_is_survived(lab: Lab, tmp_path: Path, after: bo
     study: Study = lab.study(config)
     deaths = 0
     for life in range(400):
-        fuse = Fuse(1 + life % 4)  # some lives get no effect done, some three
+        fuse = Fuse(1 + life % 6)  # some lives get no effect done, some five
         study = open_study(lab.folder, state_folder(lab.folder))
-        dispatcher = lab.dispatcher(SCRIPT, config, study)
+        dispatcher = lab.dispatcher([], config, study, agent=Paid(study))
         executor = LocalExecutor(study.runs_folder, slots(config.pool))
         executor.poll_seconds = 0.02
         dispatcher._executor = Tripwire(executor, fuse, EFFECTS["executor"], after=after)
-        dispatcher._preflight = Tripwire(dispatcher._preflight, fuse, EFFECTS["preflight"], after=after)
-        dispatcher._store = Tripwire(study.store, fuse, EFFECTS["store"], after=after)
-        dispatcher._asking._store = dispatcher._store
+        intake = dispatcher._intake
+        intake._preflight = Tripwire(intake._preflight, fuse, EFFECTS["preflight"], after=after)
+        store = Tripwire(study.store, fuse, EFFECTS["store"], after=after)
+        dispatcher._store = dispatcher._asking._store = intake._store = store
         study._workspace = Tripwire(study.workspace, fuse, EFFECTS["workspace"], after=after)
         try:
             with study.dispatching():
@@ -117,7 +153,11 @@ def test_a_death_at_every_effect_is_survived(lab: Lab, tmp_path: Path, after: bo
     assert {name.rsplit("-a", 1)[0] for name in started} == {f"t-{run.id}" for run in runs}
     assert len(started) == len(runs), "every run was executed exactly once"
     experiments = study.store.history().experiments
-    assert [e.hypothesis for e in experiments.values()] == ["baseline", "X 1.5", "X 3", "X 2.5"]
+    assert sorted(e.hypothesis for e in experiments.values()) == ["X 1.5", "X 3", "baseline", "slower"]
+    assert study.store.proposal_count() == len(SCRIPT), "no answer was taken in twice"
+    calls = study.store.calls()
+    assert all(call.ended_at for call in calls)
+    assert study.store.paid_replies() == []
     for experiment in experiments.values():
         assert study.workspace.resolve(study.workspace.ref(experiment.id)) == experiment.commit
     print(
