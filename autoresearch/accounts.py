@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from autoresearch.calls import Call, CallOutcome, Tokens
+from autoresearch.calls import Bill, Call, CallOutcome, Reservation
 from autoresearch.files import write_whole
 from autoresearch.protocols import Reply
 from autoresearch.store import CallTable, PaidReply
@@ -31,52 +31,15 @@ class StudyLedger:
         self._ceiling = ceiling_usd
         self._now = now
 
-    def begin(
-        self,
-        *,
-        batch: int | None,
-        model: str,
-        effort: str,
-        asked: int,
-        digest: str,
-        likely_usd: float,
-        worst_usd: float,
-    ) -> Call:
+    def begin(self, wanted: Reservation) -> Call:
         """Reserve what a call may cost; BudgetError where the ceiling does not leave its likely cost."""
         with self._open() as table:
-            return table.begin_call(
-                batch=batch,
-                model=model,
-                effort=effort,
-                asked=asked,
-                digest=digest,
-                likely_usd=likely_usd,
-                worst_usd=worst_usd,
-                ceiling_usd=self._ceiling,
-                now=self._now(),
-            )
+            return table.begin_call(wanted, ceiling_usd=self._ceiling, now=self._now())
 
-    def bill(
-        self,
-        call: Call,
-        outcome: CallOutcome,
-        *,
-        tokens: Tokens,
-        cost_usd: float,
-        estimated: bool = False,
-        detail: str = "",
-    ) -> None:
+    def bill(self, call: Call, bill: Bill) -> None:
         """Write what a call cost, once."""
         with self._open() as table:
-            table.bill_call(
-                call.id,
-                outcome,
-                tokens=tokens,
-                cost_usd=cost_usd,
-                estimated=estimated,
-                detail=detail,
-                now=self._now(),
-            )
+            table.bill_call(call.id, bill, self._now())
 
     def judge(self, call: Call, outcome: CallOutcome, reply: Reply | None = None) -> None:
         """Say what an answer was worth, and keep what it brought."""

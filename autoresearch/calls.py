@@ -40,7 +40,28 @@ class CallOutcome(StrEnum):
     LOST = "lost"  # its process died
 
 
-BROKEN = frozenset({CallOutcome.CUT, CallOutcome.UNANSWERED, CallOutcome.LOST})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """What is known of a call before it is made."""
+
+    batch: int | None  # None: the call begins a new one
+    model: str
+    effort: str
+    asked: int  # proposals asked for
+    digest: str  # sha256 of the request's body
+    likely_usd: float  # what it will hardly pass: the 90th percentile
+    worst_usd: float  # what it can cost at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """What is known of a call when it has ended."""
+
+    outcome: CallOutcome
+    tokens: Tokens = Tokens()
+    cost_usd: float = 0.0
+    estimated: bool = False  # the API did not say what was used: this is what it was likely to cost
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 from autoresearch.asking import PATIENCE_SECONDS, REST_SECONDS, Asking
 from autoresearch.brief import Brief
 from autoresearch.budget import Budget, Usage
-from autoresearch.calls import CallOutcome, Tokens
+from autoresearch.calls import Bill, CallOutcome, Tokens
 from autoresearch.errors import AgentError
 from autoresearch.experiment import Goal
 from autoresearch.protocols import Reply
@@ -160,7 +160,7 @@ def test_what_cannot_get_better_is_not_asked_again_and_the_reason_is_kept(site: 
 def test_a_reply_that_was_paid_for_survives_a_crash_before_it_was_taken_in(site: Site) -> None:
     store = site.store
     paid, lost = began(store), began(store, likely_usd=0.3)
-    store.bill_call(paid.id, CallOutcome.ANSWERED, tokens=Tokens(output=9), cost_usd=0.2, now=1.0)
+    store.bill_call(paid.id, Bill(outcome=CallOutcome.ANSWERED, tokens=Tokens(output=9), cost_usd=0.2), 1.0)
     store.judge_call(
         paid.id, CallOutcome.PROPOSED, PaidReply(call=paid.id, proposals=(proposal(),), notes="n")
     )
@@ -176,7 +176,9 @@ def test_what_is_under_way_at_the_end_is_billed_and_its_answer_still_counts(site
     call = began(store, likely_usd=0.3)
     site.asking.close()
     assert store.api_usage(site.clock.at)[0] == 0.3
-    assert not store.bill_call(call.id, CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=0.1, now=1.0)
+    assert not store.bill_call(
+        call.id, Bill(outcome=CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=0.1), 1.0
+    )
     store.judge_call(
         call.id, CallOutcome.PROPOSED, PaidReply(call=call.id, proposals=(proposal(),), notes="late")
     )
@@ -186,7 +188,7 @@ def test_what_is_under_way_at_the_end_is_billed_and_its_answer_still_counts(site
 
 def test_a_reply_is_taken_in_with_its_call(site: Site) -> None:
     call = began(site.store)
-    site.store.bill_call(call.id, CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=0.1, now=1.0)
+    site.store.bill_call(call.id, Bill(outcome=CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=0.1), 1.0)
     reply = PaidReply(call=call.id, proposals=(proposal(),), notes="seen")
     site.store.judge_call(call.id, CallOutcome.PROPOSED, reply)
     site.ask()

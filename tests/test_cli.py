@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from autoresearch.budget import Budget
-from autoresearch.calls import CallOutcome, Tokens
+from autoresearch.calls import Bill, CallOutcome, Tokens
 from autoresearch.cli import app
 from autoresearch.experiment import Verdict
 from autoresearch.store import Store
@@ -245,7 +245,7 @@ def test_status_says_what_claude_has_cost_and_why_it_is_silent(done: Lab) -> Non
     one = began(store)
     tokens = Tokens(input=6000, cache_read=12_000, output=5000, thinking=3300)
     now = time.time()
-    store.bill_call(one.id, CallOutcome.PROPOSED, tokens=tokens, cost_usd=0.0632, now=now)
+    store.bill_call(one.id, Bill(outcome=CallOutcome.PROPOSED, tokens=tokens, cost_usd=0.0632), now)
     trouble = {"reason": "the key is not accepted", "hint": "check it", "gone": True}
     store.record("agent_failed", "", trouble, now)
     store.close()

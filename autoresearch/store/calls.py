@@ -6,7 +6,7 @@ import json
 import sqlite3
 from dataclasses import asdict, dataclass, fields
 
-from autoresearch.calls import Call, CallOutcome, Tokens
+from autoresearch.calls import Bill, Call, CallOutcome, Reservation, Tokens
 from autoresearch.errors import BudgetError
 from autoresearch.experiment import Proposal
 from autoresearch.store.database import Database, append_event
@@ -25,20 +25,8 @@ class PaidReply:
 class CallTable(Database):
     """The API calls of a study."""
 
-    def begin_call(
-        self,
-        *,
-        batch: int | None,
-        model: str,
-        effort: str,
-        asked: int,
-        digest: str,
-        likely_usd: float,
-        worst_usd: float,
-        ceiling_usd: float | None,
-        now: float,
-    ) -> Call:
-        """Reserve a call's cost and note that it is being made; `batch=None` begins a new batch.
+    def begin_call(self, wanted: Reservation, *, ceiling_usd: float | None, now: float) -> Call:
+        """Reserve a call's cost and note that it is being made.
 
         The reservation is the worst case, or what the ceiling leaves where that is less: the caller
         must see to it that the call cannot cost more. Raises BudgetError where not even the likely
@@ -50,41 +38,49 @@ class CallTable(Database):
                 " coalesce(sum(case when ended_at is null then reserved_usd else 0 end), 0) from call"
             ).fetchone()
             left = float("inf") if ceiling_usd is None else ceiling_usd - spent - reserved
-            if likely_usd > left:
+            if wanted.likely_usd > left:
                 raise BudgetError(
-                    f"API ${spent:.2f} of {ceiling_usd:g} are spent, and a call may cost ${likely_usd:.2f}",
+                    f"API ${spent:.2f} of {ceiling_usd:g} are spent,"
+                    f" and a call may cost ${wanted.likely_usd:.2f}",
                     "raise budget.api_dollars to let the agent go on",
                 )
-            if batch is None:
-                batch = int(db.execute("select coalesce(max(batch), 0) + 1 from call").fetchone()[0])
+            next_batch = int(db.execute("select coalesce(max(batch), 0) + 1 from call").fetchone()[0])
             cursor = db.execute(
                 "insert into call (batch, model, effort, asked, digest, started_at, reserved_usd, likely_usd)"
                 " values (?, ?, ?, ?, ?, ?, ?, ?)",
-                (batch, model, effort, asked, digest, now, min(worst_usd, left), likely_usd),
+                (
+                    next_batch if wanted.batch is None else wanted.batch,
+                    wanted.model,
+                    wanted.effort,
+                    wanted.asked,
+                    wanted.digest,
+                    now,
+                    min(wanted.worst_usd, left),
+                    wanted.likely_usd,
+                ),
             )
             id_ = int(cursor.lastrowid or 0)
         return self.call(id_)
 
-    def bill_call(
-        self,
-        call: int,
-        outcome: CallOutcome,
-        *,
-        tokens: Tokens,
-        cost_usd: float,
-        now: float,
-        estimated: bool = False,
-        detail: str = "",
-    ) -> bool:
+    def bill_call(self, call: int, bill: Bill, now: float) -> bool:
         """Write what a call cost, once; False where it was billed before."""
         with self._write() as db:
             changed = db.execute(
                 "update call set ended_at = ?, outcome = ?, tokens = ?, cost_usd = ?, estimated = ?,"
                 " detail = ? where id = ? and ended_at is null",
-                (now, outcome, to_json(asdict(tokens)), cost_usd, int(estimated), detail, call),
+                (
+                    now,
+                    bill.outcome,
+                    to_json(asdict(bill.tokens)),
+                    bill.cost_usd,
+                    int(bill.estimated),
+                    bill.detail,
+                    call,
+                ),
             ).rowcount
             if changed:
-                append_event(db, now, "billed", "", {"call": call, "usd": cost_usd, "outcome": str(outcome)})
+                data = {"call": call, "usd": bill.cost_usd, "outcome": str(bill.outcome)}
+                append_event(db, now, "billed", "", data)
         return changed == 1
 
     def judge_call(self, call: int, outcome: CallOutcome, reply: PaidReply | None = None) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoresearch.budget import Budget
-from autoresearch.calls import Call, CallOutcome, Tokens
+from autoresearch.calls import Bill, Call, CallOutcome, Reservation, Tokens
 from autoresearch.errors import BudgetError, NotFoundError
 from autoresearch.experiment import (
     IN_FLIGHT,
@@ -88,7 +88,9 @@ def began(store: Store, **changes: Any) -> Call:
         "ceiling_usd": None,
         "now": NOW,
     }
-    return store.begin_call(**{**defaults, **changes})
+    given = {**defaults, **changes}
+    ceiling, now = given.pop("ceiling_usd"), given.pop("now")
+    return store.begin_call(Reservation(**given), ceiling_usd=ceiling, now=now)
 
 
 class StoreContract:
@@ -334,8 +336,12 @@ class StoreContract:
         call = began(store)
         assert (call.batch, call.outcome, call.reserved_usd) == (1, None, 0.5)
         tokens = Tokens(input=100, cache_write_1h=50, cache_read=20, output=30, thinking=10)
-        assert store.bill_call(call.id, CallOutcome.ANSWERED, tokens=tokens, cost_usd=0.2, now=NOW + 5)
-        assert not store.bill_call(call.id, CallOutcome.CUT, tokens=tokens, cost_usd=9.0, now=NOW + 6)
+        assert store.bill_call(
+            call.id, Bill(outcome=CallOutcome.ANSWERED, tokens=tokens, cost_usd=0.2), NOW + 5
+        )
+        assert not store.bill_call(
+            call.id, Bill(outcome=CallOutcome.CUT, tokens=tokens, cost_usd=9.0), NOW + 6
+        )
         paid = PaidReply(call=call.id, proposals=(proposal(),), notes="learned much")
         store.judge_call(call.id, CallOutcome.PROPOSED, paid)
         assert store.paid_replies() == [paid]
@@ -357,7 +363,7 @@ class StoreContract:
         assert second.reserved_usd == pytest.approx(0.2), "no more than the ceiling leaves"
         with pytest.raises(BudgetError, match="of 1 are spent"):
             began(store, ceiling_usd=1.0, likely_usd=0.1)
-        store.bill_call(first.id, CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=0.3, now=NOW)
+        store.bill_call(first.id, Bill(outcome=CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=0.3), NOW)
         assert began(store, ceiling_usd=1.0, likely_usd=0.1).reserved_usd == pytest.approx(0.5)
 
     def test_a_call_whose_process_died_is_billed_at_its_likely_cost_once(self, store: Store) -> None:
@@ -388,7 +394,9 @@ class StoreContract:
         submitted(store)
         store.touch_session(session, NOW + 1800)
         then = store.usage(NOW + 1000, 60.0)
-        store.bill_call(began(store).id, CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=1.0, now=NOW + 1500)
+        store.bill_call(
+            began(store).id, Bill(outcome=CallOutcome.ANSWERED, tokens=Tokens(), cost_usd=1.0), NOW + 1500
+        )
         store.touch_session(session, NOW + 3600)
         store.begin_session(2, "a", Budget(), NOW + 4000)
         assert store.usage(NOW + 1000, 60.0) == then

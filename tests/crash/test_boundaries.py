@@ -17,7 +17,7 @@ import pytest
 
 from autoresearch.brief import Brief
 from autoresearch.budget import Budget
-from autoresearch.calls import CallOutcome, Tokens
+from autoresearch.calls import Bill, CallOutcome, Tokens
 from autoresearch.errors import AgentError
 from autoresearch.executors.local import LocalExecutor, slots
 from autoresearch.experiment import OVER, Edit, Proposal, RunState
@@ -88,7 +88,9 @@ class Paid:
         proposals = (SCRIPT[brief.serial],)
         with closing(CallTable(self._path)) as table:
             call = began(table)
-            table.bill_call(call.id, CallOutcome.ANSWERED, tokens=Tokens(output=1), cost_usd=0.1, now=NOW)
+            table.bill_call(
+                call.id, Bill(outcome=CallOutcome.ANSWERED, tokens=Tokens(output=1), cost_usd=0.1), NOW
+            )
             paid = PaidReply(call=call.id, proposals=proposals, notes="n")
             table.judge_call(call.id, CallOutcome.PROPOSED, paid)
         return Reply(proposals=proposals, notes="n", call=call.id)

@@ -25,7 +25,7 @@ from autoresearch.agents.claude.request import TOOL_NAME, Body, build, digest
 from autoresearch.agents.claude.trouble import beyond_budget, declined, given_up, turned_down
 from autoresearch.agents.claude.wire import TOO_LONG
 from autoresearch.brief import Brief
-from autoresearch.calls import Call, CallOutcome
+from autoresearch.calls import Call, CallOutcome, Reservation
 from autoresearch.errors import BudgetError
 from autoresearch.protocols import Reply
 
@@ -145,13 +145,15 @@ class ClaudeAgent:
             guess = estimate(price, body, n, recent, room=this.room, at_least=this.at_least)
             try:
                 call = self._ledger.begin(
-                    batch=this.batch,
-                    model=model,
-                    effort=effort,
-                    asked=n,
-                    digest=digest(body),
-                    likely_usd=guess.likely_usd,
-                    worst_usd=guess.worst_usd,
+                    Reservation(
+                        batch=this.batch,
+                        model=model,
+                        effort=effort,
+                        asked=n,
+                        digest=digest(body),
+                        likely_usd=guess.likely_usd,
+                        worst_usd=guess.worst_usd,
+                    )
                 )
             except BudgetError as error:
                 raise beyond_budget(error, recent) from error
@@ -170,7 +172,7 @@ class ClaudeAgent:
             return None, CallOutcome.UNUSABLE, note
         reply = Reply(proposals=reading.proposals, notes=reading.notes, call=call.id)
         self._ledger.judge(call, CallOutcome.PROPOSED, reply)
-        log.info("call %d: %s, $%.4f", call.id, reading, attempt.cost_usd)
+        log.info("call %d: %s, $%.4f", call.id, reading, attempt.bill.cost_usd)
         return reply, CallOutcome.PROPOSED, str(reading)
 
     def _stop_unless_mendable(self, attempt: Attempt, this: _Try) -> None:

@@ -11,7 +11,7 @@ from autoresearch.agents.claude.ledger import Ledger
 from autoresearch.agents.claude.prices import Price
 from autoresearch.agents.claude.request import Body, prefixes
 from autoresearch.agents.claude.wire import Ending, hear
-from autoresearch.calls import Call, CallOutcome
+from autoresearch.calls import Bill, Call, CallOutcome
 from autoresearch.errors import StorageError
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ class Attempt:
     call: Call
     body: Body
     ending: Ending
-    cost_usd: float
-    estimated: bool
+    bill: Bill
     started_at: float
     ended_at: float
 
@@ -45,20 +44,15 @@ def make_call(
     ending = hear(client, body)
     estimated = not ending.exact and ending.outcome is not CallOutcome.REJECTED
     cost = price.cost(ending.tokens)
-    if estimated:
-        cost = max(cost, call.likely_usd)
-    ledger.bill(
-        call, ending.outcome, tokens=ending.tokens, cost_usd=cost, estimated=estimated, detail=ending.detail
-    )
-    return Attempt(
-        call=call,
-        body=body,
-        ending=ending,
-        cost_usd=cost,
+    bill = Bill(
+        outcome=ending.outcome,
+        tokens=ending.tokens,
+        cost_usd=max(cost, call.likely_usd) if estimated else cost,
         estimated=estimated,
-        started_at=started_at,
-        ended_at=now(),
+        detail=ending.detail,
     )
+    ledger.bill(call, bill)
+    return Attempt(call=call, body=body, ending=ending, bill=bill, started_at=started_at, ended_at=now())
 
 
 def write_down(ledger: Ledger, attempt: Attempt, outcome: CallOutcome, note: str = "") -> None:
@@ -92,8 +86,8 @@ def _document(attempt: Attempt, outcome: CallOutcome, note: str) -> Mapping[str,
         "outcome": str(outcome),
         "detail": note or ending.detail,
         "usage": asdict(ending.tokens),
-        "cost_usd": attempt.cost_usd,
-        "estimated": attempt.estimated,
+        "cost_usd": attempt.bill.cost_usd,
+        "estimated": attempt.bill.estimated,
         "likely_usd": call.likely_usd,
         "reserved_usd": call.reserved_usd,
         "request_id": ending.request_id,

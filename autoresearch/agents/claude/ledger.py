@@ -5,41 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from autoresearch.calls import Call, CallOutcome, Tokens
+from autoresearch.calls import Bill, Call, CallOutcome, Reservation
 from autoresearch.protocols import Reply
 
 
 class Ledger(Protocol):
     """The calls of one study. Safe in several threads at once; autoresearch.accounts has the real one."""
 
-    def begin(
-        self,
-        *,
-        batch: int | None,
-        model: str,
-        effort: str,
-        asked: int,
-        digest: str,
-        likely_usd: float,
-        worst_usd: float,
-    ) -> Call:
-        """Reserve a call's cost before it is made; `batch=None` begins the next batch.
+    def begin(self, wanted: Reservation) -> Call:
+        """Reserve a call's cost before it is made.
 
         The call must not cost more than its `reserved_usd`. Raises BudgetError where the ceiling does
         not leave its likely cost.
         """
         ...
 
-    def bill(
-        self,
-        call: Call,
-        outcome: CallOutcome,
-        *,
-        tokens: Tokens,
-        cost_usd: float,
-        estimated: bool = False,
-        detail: str = "",
-    ) -> None:
+    def bill(self, call: Call, bill: Bill) -> None:
         """Write what a call cost, once, before anything is done with its answer."""
         ...
 
