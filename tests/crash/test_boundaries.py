@@ -126,7 +126,8 @@ def test_a_death_at_every_effect_is_survived(lab: Lab, tmp_path: Path, after: bo
     for life in range(400):
         fuse = Fuse(1 + life % 6)  # some lives get no effect done, some five
         study = open_study(lab.folder, state_folder(lab.folder))
-        dispatcher = lab.dispatcher([], config, study, agent=Paid(study))
+        # asked in its own thread: one that outlived this death would still write to the store
+        dispatcher = lab.dispatcher([], config, study, agent=Paid(study), spawn=lambda answer: answer())
         executor = LocalExecutor(study.runs_folder, slots(config.pool))
         executor.poll_seconds = 0.02
         dispatcher._executor = Tripwire(executor, fuse, EFFECTS["executor"], after=after)
