@@ -83,10 +83,12 @@ def _needed(snapshot: Snapshot, taking: Sequence[Worker]) -> int:
     }
     starts = 0
     for worker in snapshot.workers:
-        if not worker.ready:
+        idle = worker.name in free
+        coming = worker.held and worker.up_at is not None and not worker.ready  # it is being set up
+        if not idle and (snapshot.lead_seconds <= 0 or not (worker.ready or coming)):
             continue
-        wait = 0.0 if worker.name in free else max(0.0, ends.get(worker.name, 0.0))
-        if wait <= snapshot.lead_seconds and (worker.name in free or snapshot.lead_seconds > 0):
+        wait = 0.0 if idle or coming else max(0.0, ends.get(worker.name, 0.0))
+        if wait <= snapshot.lead_seconds:
             starts += 1 + int((snapshot.lead_seconds - wait) / usual)
     return math.ceil(max(0, starts - len(snapshot.history.queued())) * _share_of_screens(snapshot.history))
 

@@ -144,6 +144,16 @@ class TestAsking:
         assert asked(replace(seen, open_calls=3, asked=36)) == [12]
         assert asked(replace(seen, open_calls=4, asked=48)) == []
 
+    def test_for_machines_that_are_being_set_up_ideas_are_ready_in_time(self) -> None:
+        coming = [replace(worker, ready=False, held=True, up_at=NOW - 60) for worker in pool(16)]
+        unlaunched = [replace(worker, up_at=None) for worker in coming]
+        past = history(*BASE)
+        wanted = {"backlog": 0, "batch": 8, "calls": 4, "lead_seconds": 60.0, "usual_seconds": 300.0}
+        seen = snapshot(past, workers=coming, **wanted)
+        assert asked(seen) == [8, 8]
+        assert asked(replace(seen, workers=unlaunched)) == []
+        assert asked(replace(seen, batch=None, lead_seconds=0.0)) == [], "an optimiser answers at once"
+
     def test_the_ceiling_on_experiments_cuts_the_last_batch(self) -> None:
         assert asked(self.seen(16, age=250.0, budget=Budget(experiments=5))) == [5]
 
