@@ -122,7 +122,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(snapshots())
 def test_a_worker_gets_a_second_run_only_when_its_own_is_about_to_end_and_never_a_third(
     seen: Snapshot,
@@ -139,7 +139,7 @@ def test_a_worker_gets_a_second_run_only_when_its_own_is_about_to_end_and_never_
         assert counts[worker.name] <= max(before[worker.name], 2 if due and before[worker.name] else 1)
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(snapshots())
 def test_submissions_fit_their_worker_and_their_code_is_in_git(seen: Snapshot) -> None:
     ready = {w.name: w for w in seen.workers if w.ready}
@@ -155,7 +155,7 @@ def test_submissions_fit_their_worker_and_their_code_is_in_git(seen: Snapshot) -
         assert seen.history.experiments[chosen.experiment].commit is not None
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(snapshots())
 def test_new_work_never_passes_a_ceiling(seen: Snapshot) -> None:
     usage, budget = seen.usage, seen.budget
@@ -179,7 +179,7 @@ def test_new_work_never_passes_a_ceiling(seen: Snapshot) -> None:
         assert usage.experiments + len(seen.proposals) + seen.asked + asked <= budget.experiments
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(snapshots())
 def test_every_unfinished_run_has_an_action_or_waits_for_a_worker(seen: Snapshot) -> None:
     actions = plan(seen, POLICY)
