@@ -31,7 +31,7 @@ SCRIPT = [
 
 if __name__ == "__main__":
     command = importlib.import_module("autoresearch.cli.run")  # the package has a function of that name
-    command.make_agent = lambda _: ScriptedAgent(SCRIPT)
+    command.make_agent = lambda *_: (ScriptedAgent(SCRIPT), 0.0)
     wishes = command.Wishes(yes=True, keep_workers="--keep" in sys.argv)
     try:
         guard(command.run)(Path(sys.argv[1]), "t", wishes)
