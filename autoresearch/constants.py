@@ -16,6 +16,7 @@ from typing import Any
 
 from autoresearch.experiment import Edit, Files
 from autoresearch.patch import occurrences
+from autoresearch.syntax import parse
 
 _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -41,7 +42,7 @@ class Constant:
 def find_constants(text: str, profile: str | None = None) -> dict[str, Constant]:
     """Return the constants of a module by name; of one assigned twice, the last. {} if it won't parse."""
     try:
-        tree = ast.parse(text)
+        tree = parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return {}
     starts = _line_starts(text)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from autoresearch.constants import values
 from autoresearch.experiment import Files
+from autoresearch.syntax import parse
 
 MODULE = "module"  # for statements of a module that assign no name
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -47,7 +48,7 @@ def _differing(before: str, after: str, profile: str | None) -> set[str]:
 def _parts(text: str) -> dict[str, list[str]]:
     """Return the code of every part of a module by its name."""
     parts: defaultdict[str, list[str]] = defaultdict(list)
-    for name, node in _named(ast.parse(text).body, ""):
+    for name, node in _named(parse(text).body, ""):
         parts[name].append(ast.dump(node))
     return parts
 

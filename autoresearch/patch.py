@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from autoresearch.experiment import Candidate, Edit, Files, Proposal, Refusal
+from autoresearch.syntax import parse
 
 
 def admit(proposal: Proposal, base: Files, tried: Mapping[str, str]) -> Candidate | Refusal:
@@ -75,7 +76,7 @@ def check_syntax(files: Files) -> Refusal | None:
         if not name.endswith(".py"):
             continue
         try:
-            ast.parse(text, name)
+            parse(text, name)
         except SyntaxError as error:
             return Refusal(reason="syntax", detail=f"{name} line {error.lineno}: {error.msg}")
         except (ValueError, RecursionError, MemoryError) as error:  # null bytes, absurd nesting
@@ -92,7 +93,7 @@ def normal_digest(files: Files) -> str:
 def _normal(name: str, text: str) -> str:
     if not name.endswith(".py"):
         return text
-    tree = ast.parse(text)
+    tree = parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             first = node.body[0] if node.body else None

@@ -1,0 +1,18 @@
+"""Python source as a syntax tree, one thread at a time.
+
+CPython 3.11 counts the recursion of all threads that parse together, and then now and then fails on
+sound code with a SystemError (gh-106905).
+"""
+
+from __future__ import annotations
+
+import ast
+import threading
+
+_TURN = threading.Lock()
+
+
+def parse(text: str, name: str = "<source>") -> ast.Module:
+    """Return a module's tree; raises what `ast.parse` does."""
+    with _TURN:
+        return ast.parse(text, name)
