@@ -340,6 +340,7 @@ def test_two_runs_at_once_the_second_says_so(sweepable: Lab, cli: Cli) -> None:
         first.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("presses", "finished"), [(1, 2), (2, 0)])
 def test_ctrl_c_once_finishes_twice_cancels_and_the_study_resumes(
     sweepable: Lab, cli: Cli, presses: int, finished: int
@@ -364,6 +365,7 @@ def test_ctrl_c_once_finishes_twice_cancels_and_the_study_resumes(
     assert json.loads(cli("status", "--json", cwd=sweepable.folder).stdout)["verdicts"]["keep"] == 1
 
 
+@pytest.mark.slow
 def test_a_terminated_dispatcher_leaves_its_runs_alive(sweepable: Lab, cli: Cli) -> None:
     (sweepable.folder / "train.py").write_text("X = 1.0\nSLEEP = 2.0\n")
     sweepable.commit()
