@@ -43,11 +43,12 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
     judged = policy.decide(snapshot.history) if snapshot.request is not Request.CANCEL else ()
     actions += judged
     if snapshot.request is Request.NONE:
-        actions += _start(snapshot, policy)
+        submits, unserved = _start(snapshot, policy)
+        actions += submits
         # a verdict or an order changes which ideas are wanted, and on which base: that is for the next turn
         if not judged and not _no_room_for_more(snapshot):
             actions += rebases(snapshot)
-            actions += admissions(snapshot, _unserved(snapshot, policy))
+            actions += admissions(snapshot, unserved)
             actions += asks(snapshot, _taking(snapshot))
     if not actions:
         actions += _release(snapshot)
@@ -84,33 +85,35 @@ def _follow_jobs(snapshot: Snapshot) -> Iterator[Action]:
                     yield Requeue(run=run.id, lost=True)
 
 
-def _start(snapshot: Snapshot, policy: Policy) -> Iterator[Submit]:
-    """Yield a submission for every worker that takes one and the policy has a run for, within the budget."""
+def _start(snapshot: Snapshot, policy: Policy) -> tuple[list[Submit], int]:
+    """Return a submission for every worker that takes a run the policy has for it, within the budget.
+
+    Also how many more could take one: those for which nothing is queued, published or not yet.
+    """
     experiments = snapshot.history.experiments
-    queued = [run for run in snapshot.history.queued() if experiments[run.experiment].commit is not None]
-    commitment = _commitment(snapshot)
-    for worker in _taking(snapshot):
-        run = policy.next_run(snapshot.history, queued, worker.kind) if queued else None
-        if run is None or commitment.refusal(worker):
-            continue
-        queued.remove(run)
-        commitment.take(worker)
-        yield Submit(run=run.id, worker=worker.name, kind=worker.kind)
-
-
-def _unserved(snapshot: Snapshot, policy: Policy) -> int:
-    """Return how many workers would take a run now, and could start one, but find none queued."""
     queued = snapshot.history.queued()
+    published = [run for run in queued if experiments[run.experiment].commit is not None]
+    unpublished = [run for run in queued if experiments[run.experiment].commit is None]
     commitment = _commitment(snapshot)
-    count = 0
+    submits, idle, unserved = [], [], 0
     for worker in _taking(snapshot):
-        run = policy.next_run(snapshot.history, queued, worker.kind) if queued else None
-        if run is not None:
-            queued.remove(run)
+        run = policy.next_run(snapshot.history, published, worker.kind) if published else None
+        if run is None:
+            idle.append(worker)
         elif not commitment.refusal(worker):
+            published.remove(run)
             commitment.take(worker)
-            count += 1
-    return count
+            submits.append(Submit(run=run.id, worker=worker.name, kind=worker.kind))
+    for worker in idle:
+        if commitment.refusal(worker):
+            continue
+        commitment.take(worker)
+        run = policy.next_run(snapshot.history, unpublished, worker.kind) if unpublished else None
+        if run is None:
+            unserved += 1
+        else:
+            unpublished.remove(run)
+    return submits, unserved
 
 
 def _taking(snapshot: Snapshot) -> list[Worker]:

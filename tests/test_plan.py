@@ -383,3 +383,16 @@ def test_an_end_is_recorded_before_the_start_it_made_room_for() -> None:
     jobs = {new.job_name("t"): JobStatus.RUNNING, old.job_name("t"): JobStatus.DONE}
     actions = plan(snapshot(past, jobs=jobs, workers=(), backlog=0), POLICY)
     assert actions[:2] == [Collect(run="e0003.1"), Started(run="e0002.1")]
+
+
+def test_nothing_is_admitted_for_a_worker_whose_run_no_longer_fits_the_budget() -> None:
+    past = history(*BASE, experiment(2), run("e0002.1"))
+    workers = [replace(worker, price_per_hour=6.0) for worker in CPUS]  # a run costs at most a dollar
+    waiting = [
+        Proposal(hypothesis="h", edits=(Edit(old="a", new="b"),), parent="e0001", author="a", number=1)
+    ]
+    seen = snapshot(past, workers=workers, proposals=waiting, checked={1: True}, backlog=0)
+    for dollars, admitted in ((1.5, 0), (2.5, 1)):
+        actions = plan(replace(seen, budget=Budget(gpu_dollars=dollars)), POLICY)
+        assert len([a for a in actions if isinstance(a, Submit)]) == 1
+        assert len([a for a in actions if isinstance(a, Admit)]) == admitted
