@@ -105,7 +105,10 @@ class Intake:
         if isinstance(found, Candidate) and failure:
             found = Refusal(reason="preflight", detail=str(failure), failure=failure)
         if isinstance(found, Candidate):
-            constants = constants_of(found.files, self._study.target.profile)
+            profile = self._study.target.profile
+            names = touched(self._study.files(proposal.parent), found.files, profile)
+            found = replace(found, touches=names)
+            constants = constants_of(found.files, profile)
             admitted = self._store.admit(proposal, found, constants, self._study.row.seed, self._clock.now())
             if isinstance(admitted, str):
                 found = Refusal(
@@ -132,12 +135,9 @@ class Intake:
         parent = self._store.history().experiments.get(proposal.parent)
         if parent is None or parent.commit is None:
             return Refusal(reason="parent", detail=f"there is no experiment {proposal.parent}")
-        before = self._study.files(parent.id)
-        found = admit(proposal, before, self._store.tried_digests())
-        if isinstance(found, Candidate):
-            return replace(found, touches=touched(before, found.files, self._study.target.profile))
+        found = admit(proposal, self._study.files(parent.id), self._store.tried_digests())
         moved = proposal.follows and proposal.base not in {None, proposal.parent}
-        if moved and found.reason in {"edit", "unchanged"}:
+        if isinstance(found, Refusal) and moved and found.reason in {"edit", "unchanged"}:
             detail = (
                 f"written for {proposal.base}, it does not fit {proposal.parent}, the best since: rework it"
             )

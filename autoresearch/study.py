@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ from autoresearch.target import Metric, Target
 if TYPE_CHECKING:
     from autoresearch.workspace import Workspace
 
+CODES = 64  # commits whose files are kept in memory: those that were kept, and what runs
 EVALUATION_SECONDS = 270.0  # what a run may take on a worker beside its timeout: data checks, evaluation
 
 
@@ -49,6 +51,7 @@ class Study:
         self.row = store.study()
         self.target = _target(self.row.target)
         self._workspace: Workspace | None = None
+        self._code = lru_cache(maxsize=CODES)(self._read_code)
 
     @property
     def workspace(self) -> Workspace:
@@ -77,7 +80,10 @@ class Study:
 
     def files(self, experiment: str) -> Files:
         """Return the editable files of an experiment."""
-        return self.workspace.read_text(self._commit(experiment), self.target.editable)
+        return self._code(self._commit(experiment))
+
+    def _read_code(self, commit: str) -> Files:
+        return self.workspace.read_text(commit, self.target.editable)
 
     def diff(self, experiment: str, against: str) -> str:
         """Return the unified diff from one experiment's code to another's."""

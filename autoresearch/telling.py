@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autoresearch.brief import MAX_REFUSED, Brief, build_brief
+from autoresearch.brief import MAX_NOTES, MAX_REFUSED, Brief, build_brief
 from autoresearch.budget import Budget
 from autoresearch.findings import as_of
 from autoresearch.history import BASELINE
 from autoresearch.prose import choose_anchor
 from autoresearch.study import Study
-
-NOTES = 3  # of the agent's own, as many as it is reminded of
 
 
 def tell_all(
@@ -28,7 +26,7 @@ def tell_all(
     lineage = lineage or [(BASELINE, study.files(BASELINE))]
     files = dict(lineage)
     anchor = choose_anchor(lineage)
-    notes = [str(event.data["notes"]) for event in store.last_events(NOTES, ["noted"])]
+    notes = [str(event.data["notes"]) for event in store.last_events(MAX_NOTES, ["noted"])]
     brief = build_brief(
         history,
         study=study.tag,

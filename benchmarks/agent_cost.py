@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from autoresearch.accounts import StudyLedger  # noqa: E402
 from autoresearch.agents.claude import ClaudeAgent, ClaudeSettings  # noqa: E402
-from autoresearch.agents.claude.estimate import THINKING, WRITTEN  # noqa: E402
+from autoresearch.agents.claude.estimate import THINKING, WRITTEN, assumed_output  # noqa: E402
 from autoresearch.agents.claude.prices import prices  # noqa: E402
 from autoresearch.brief import MAX_REFUSED, Brief, build_brief  # noqa: E402
 from autoresearch.budget import Budget  # noqa: E402
@@ -213,10 +213,8 @@ def replay(batch: int, experiments: int) -> Bill:
 
 def thought(bill: Bill, effort: str, batch: int) -> Bill:
     """Return a bill with the output that is assumed for an effort: what is thought, and what is written."""
-    a, b = THINKING[effort]
-    thinking = a + b * batch
-    output = thinking + WRITTEN * batch
-    tokens = [replace(each, output=output, thinking=thinking) for each in bill.tokens]
+    assumed = assumed_output(effort, batch)
+    tokens = [replace(each, output=assumed.output, thinking=assumed.thinking) for each in bill.tokens]
     return replace(bill, tokens=tokens)
 
 

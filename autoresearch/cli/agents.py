@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import time
 
 from autoresearch.accounts import StudyLedger
 from autoresearch.agents.sweep import SweepAgent
@@ -56,7 +55,7 @@ def make_agent(config: Config, opened: Study) -> tuple[Agent, float]:
         second_model=agent.second_model,
         second_every=agent.second_every,
     )
-    ledger = StudyLedger(opened, config.budget.api_dollars, time.time)
+    ledger = StudyLedger(opened, config.budget.api_dollars)
     return ClaudeAgent(settings, ledger, os.environ[KEY].strip()), ANSWER_SECONDS
 
 
@@ -66,15 +65,14 @@ def forecast(config: Config, code: Files, instructions: str, workers: int, run_s
     n = agent.batch_for(workers)
     if agent.name != "claude" or n is None:
         return []
-    from autoresearch.agents.claude.estimate import BYTES_PER_TOKEN, MOST_THINKING, THINKING, WRITTEN
+    from autoresearch.agents.claude.estimate import BYTES_PER_TOKEN, assumed_output
     from autoresearch.agents.claude.prices import price_of
 
     price = price_of(agent.model)
     prefix = (sum(len(text) for text in code.values()) + len(instructions) + RULES_BYTES) // BYTES_PER_TOKEN
-    a, b = THINKING.get(agent.effort, MOST_THINKING)
-    output = a + (b + WRITTEN) * n
-    batch = price.cost(Tokens(cache_read=prefix, input=BRIEF_TOKENS, output=output))
-    first = price.cost(Tokens(cache_write_1h=prefix, input=BRIEF_TOKENS, output=output))
+    output = assumed_output(agent.effort, n)
+    batch = price.cost(output + Tokens(cache_read=prefix, input=BRIEF_TOKENS))
+    first = price.cost(output + Tokens(cache_write_1h=prefix, input=BRIEF_TOKENS))
     hours = config.budget.hours or NIGHT_HOURS
     ideas = SHARE_OF_SCREENS * workers * hours * 3600 / (run_seconds + HANDLING_SECONDS)
     ideas = min(ideas, config.budget.experiments or ideas)

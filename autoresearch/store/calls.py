@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 
 from autoresearch.calls import Bill, Call, CallOutcome, Reservation, Tokens
 from autoresearch.errors import BudgetError
-from autoresearch.experiment import Proposal
+from autoresearch.experiment import Edit, Proposal
 from autoresearch.store.database import Database, append_event
-from autoresearch.store.rows import edits_json, to_edits, to_json
+from autoresearch.store.rows import to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +87,7 @@ class CallTable(Database):
         """Say what a billed answer was worth, and keep what it brought until `take_reply`."""
         kept = None
         if reply is not None:
-            proposals = [{**asdict(p), "edits": json.loads(edits_json(p.edits))} for p in reply.proposals]
-            kept = to_json({"proposals": proposals, "notes": reply.notes})
+            kept = to_json({"proposals": [asdict(p) for p in reply.proposals], "notes": reply.notes})
         with self._write() as db:
             db.execute("update call set outcome = ?, reply = ? where id = ?", (outcome, kept, call))
 
@@ -151,5 +150,5 @@ def _call(row: sqlite3.Row) -> Call:
 
 def _reply(row: sqlite3.Row) -> PaidReply:
     kept = json.loads(row["reply"])
-    proposals = tuple(Proposal(**{**p, "edits": to_edits(to_json(p["edits"]))}) for p in kept["proposals"])
-    return PaidReply(call=row["id"], proposals=proposals, notes=kept["notes"])
+    proposals = (Proposal(**{**p, "edits": tuple(Edit(**e) for e in p["edits"])}) for p in kept["proposals"])
+    return PaidReply(call=row["id"], proposals=tuple(proposals), notes=kept["notes"])

@@ -73,5 +73,11 @@ def _likely_output(model: str, effort: str, n: int, recent: Sequence[Call]) -> i
     )
     if len(lengths) >= ENOUGH:
         return math.ceil(lengths[math.ceil(QUANTILE * len(lengths)) - 1] * n)
+    return math.ceil(assumed_output(effort, n).output * CAUTION)
+
+
+def assumed_output(effort: str, n: int) -> Tokens:
+    """Return what an answer with n experiments is assumed to take, as long as none was measured."""
     a, b = THINKING.get(effort, MOST_THINKING)
-    return math.ceil((a + (b + WRITTEN) * n) * CAUTION)
+    thinking = a + b * n
+    return Tokens(output=thinking + WRITTEN * n, thinking=thinking)
