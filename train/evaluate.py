@@ -1,149 +1,352 @@
-"""The evaluator: computes val_bpb from the weights a run left. Protected.
+"""The grader: computes val_bpb from what the trained model predicts. Protected.
 
-Started by harness.py in a process of its own after training has ended, as
-`python evaluate.py TRAIN_PY WEIGHTS RESULT_FD`. It takes three things from the edited file:
-`build_model()`, the weights, and logits for fixed windows of the validation split. Targets, byte
-counts, the loss and the sum are its own, so a number that train.py printed or returned is never
-believed.
+It runs in the harness, which never imports edited code, and holds what the score hangs on: the validation
+rows, the targets, the bytes of each token. The model runs in a process of its own (`serve`), in a box from
+which the validation split cannot be read: it is shown token ids and returns logits, from which loss and sum
+are computed here. So a number that train.py printed or returned is never believed.
 
-Bits per byte = sum of -log2 p(target) / sum of the targets' UTF-8 bytes. Special tokens have no
-bytes and are left out of both sums, as in nanochat's evaluate_bpb.
+Bits per byte = sum of -log2 p(target) / sum of the targets' UTF-8 bytes. Special tokens have no bytes and
+are left out of both sums, as in nanochat's evaluate_bpb.
+
+A model that is shown a row could look at the next token. So its answers are audited: a second process, fresh,
+gets rows in which all after one position is other text, and must predict that position's target as well
+as the first one did. Whatever draws on the future of a row, on other rows or on what it was shown before
+cannot. Positions of one row come in rising order, so that nothing is shown that is still to be predicted.
+On a GPU the logits are too many for a pipe: there `serve` reduces them on the device, and what it claims is
+audited alike.
+
+What an audit does not refuse, it corrects: where the audited claims were better than their audit on average,
+that much is added to the score (a difference estimator, of one side; Särndal, Swensson and Wretman, Model
+Assisted Survey Sampling, 1992, 6.3). So claims within rounding win nothing in expectation. Honest ones agree
+with their audit and nothing is added: all batches are filled up to one shape, so that a row's numbers do not
+hang on what it is asked beside.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
-import sys
+import select
+import subprocess
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 import prepare
 from corpus import token_bytes
 
-ROWS_PER_BATCH_TOKENS = 65_536  # bounds the memory of a batch of logits
+BATCH_TOKENS = 65_536  # bounds the memory of a batch of logits
 CPU_BATCH_TOKENS = 4_096
+AUDITED = 900  # positions that count, at least: 99 % detection of cheating in 0.5 % of positions
+# nats by which a claim may be better than the audit's: at one position, and on average. Logits of bfloat16
+# differ between batches of different make-up; in float32 they agree to 1e-4.
+TOLERANCE = {"cpu": 0.02, "mps": 0.05, "cuda": 0.5}
+MEAN_TOLERANCE = {"cpu": 0.0005, "mps": 0.001, "cuda": 0.002}
+STANDARD_ERRORS = 4.0  # the mean is held against, too
+MAX_LINE = 8192
+GRACE_SECONDS = 10.0  # between a closed pipe and the end of its process
 
 
-class BadModelError(Exception):
-    """The edited file does not deliver a model that can be scored; the message says why."""
+class EvaluationError(Exception):
+    """There is no score; the message says why. `problem` is what the report calls it."""
+
+    def __init__(self, message: str, problem: str = "evaluation") -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
-def import_edited(path: str) -> ModuleType:
-    """Return train.py as a module, without running its training loop."""
-    spec = importlib.util.spec_from_file_location("train", path)
-    if spec is None or spec.loader is None:
-        raise BadModelError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train"] = module
-    spec.loader.exec_module(module)
-    return module
+# ---------------------------------------------------------------------------
+# The model's process
+# ---------------------------------------------------------------------------
 
 
-def load_model(script: str, weights: str, device: str) -> nn.Module:
-    """Return the trained model in evaluation mode.
+class Served:
+    """A process that answers for the model; what it says is data. Times are in seconds."""
 
-    Raises BadModelError where build_model() is missing or the weights do not fit it.
+    def __init__(self, child: subprocess.Popen[bytes], requests: int, answers: int) -> None:
+        self.child = child
+        self._requests, self._answers = requests, answers
+        self._held = bytearray()
+        self.num_params: int | None = None
+        os.set_blocking(requests, False)
+        os.set_blocking(answers, False)
+
+    def ask(self, want: str, tokens: np.ndarray, at: np.ndarray | None, deadline: float) -> np.ndarray:
+        """Return its answer, float32: (n, T, V) logits, (n, V) logits at positions, or (n, T) nats.
+
+        Raises EvaluationError where it fails, takes too long, or answers anything else.
+        """
+        rows, width = tokens.shape
+        request = json.dumps({"want": want, "rows": rows}).encode() + b"\n"
+        request += tokens.astype("<u2").tobytes() + (b"" if at is None else at.astype("<u2").tobytes())
+        shape = {
+            "logits": (rows, width, prepare.VOCAB_SIZE),
+            "at": (rows, prepare.VOCAB_SIZE),
+            "nats": (rows, width - 1),
+        }[want]
+        size = 4 * math.prod(shape)
+        told = self._told(request, deadline)
+        if told.get("bytes") != size:
+            raise EvaluationError("the model's process answered with something else than was asked")
+        params = told.get("num_params")
+        self.num_params = params if isinstance(params, int) and 0 <= params < 1 << 53 else None
+        while len(self._held) < size:
+            self._exchange(b"", deadline)
+        values = np.frombuffer(bytes(self._held[:size]), dtype="<f4").reshape(shape)
+        del self._held[:size]
+        if not np.isfinite(values).all():
+            raise EvaluationError("model(idx) returned NaN or infinite logits")
+        return values
+
+    def _told(self, request: bytes, deadline: float) -> dict[str, Any]:
+        while request or b"\n" not in self._held[:MAX_LINE]:
+            if len(self._held) > MAX_LINE:
+                raise EvaluationError("the model's process does not answer in our form")
+            request = self._exchange(request, deadline)
+        line, _, rest = bytes(self._held).partition(b"\n")
+        self._held = bytearray(rest)
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict):
+            raise EvaluationError("the model's process does not answer in our form")
+        if "error" in told:
+            raise EvaluationError(str(told["error"])[:2000])
+        return told
+
+    def _exchange(self, request: bytes, deadline: float) -> bytes:
+        """Write what can be written, read what can be read; return what is left to write."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise EvaluationError("the evaluation took too long")
+        writing = [self._requests] if request else []
+        readable, writable, _ = select.select([self._answers], writing, [], min(left, 1.0))
+        try:
+            if writable:
+                request = request[os.write(self._requests, request) :]
+            if readable:
+                data = os.read(self._answers, 1 << 20)
+                if not data:
+                    raise BrokenPipeError
+                self._held += data
+        except BrokenPipeError:
+            raise EvaluationError(self._ending()) from None
+        return request
+
+    def _ending(self) -> str:
+        try:
+            return f"the model's process ended with exit code {self.child.wait(GRACE_SECONDS)}"
+        except subprocess.TimeoutExpired:
+            return "the model's process closed its pipes"
+
+    def close(self) -> None:
+        """Close our ends of its pipes."""
+        os.close(self._requests)
+        os.close(self._answers)
+
+
+# ---------------------------------------------------------------------------
+# Rows
+# ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the score hangs on, read before training began."""
+
+    scored: np.ndarray  # (n, sequence_len + 1) token ids
+    hidden: np.ndarray  # of a second split that nobody optimises: (m, sequence_len + 1), m may be 0
+    lengths: np.ndarray  # (vocab_size,) bytes of each token
+
+
+def hold() -> Held:
+    """Return the validation rows and the tokens' bytes, into memory: what training does to disk is late."""
+    rows = np.array(prepare.load_rows("val"))
+    return Held(
+        scored=prepare.evaluation_rows(rows),
+        hidden=prepare.hidden_rows(rows),
+        lengths=token_bytes(prepare.load_tokenizer()),
+    )
+
+
+def audits(
+    rows: np.ndarray,  # (n, T + 1) token ids
+    fillers: np.ndarray,  # (m, T + 1) token ids of other text
+    rng: np.random.Generator,
+    least: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield what is to be audited, in rounds: row numbers (r,), positions (r,) and ids (r, T).
+
+    The ids are the row's up to the position, then the filler's. Each round takes every row once (or `least`
+    of them) at a position of a stratum, strata rising.
     """
-    module = import_edited(script)
-    if not callable(getattr(module, "build_model", None)):
-        raise BadModelError("train.py defines no build_model()")
-    model = module.build_model()
-    if not isinstance(model, nn.Module):
-        raise BadModelError(f"build_model() returned {type(model).__name__}, not a torch module")
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise BadModelError(f"the weights do not fit build_model(): {error}") from error
-    return model.to(device).eval()
+    count, length = len(rows), rows.shape[1] - 1
+    rounds = min(length, math.ceil(least / count))
+    for stratum in range(rounds):
+        chosen = rng.permutation(count)[:least]
+        low, high = stratum * length // rounds, (stratum + 1) * length // rounds
+        at = rng.integers(low, high, len(chosen))
+        other = fillers[rng.integers(0, len(fillers), len(chosen)), :length]
+        yield chosen, at, np.where(np.arange(length) <= at[:, None], rows[chosen, :length], other)
 
 
-def logits_for(
-    model: nn.Module,
-    inputs: Tensor,  # (B, T) int64
-    device: str,
-) -> Tensor:  # (B, T, vocab_size) float32
-    """Return the model's logits, checked for shape and finiteness.
-
-    Raises BadModelError on anything else than finite logits over the vocabulary.
-    """
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-        logits = model(inputs)
-    expected = (*inputs.shape, prepare.VOCAB_SIZE)
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise BadModelError(f"model(idx) returned {found}, not logits of shape {expected}")
-    logits = logits.float()
-    if not torch.isfinite(logits).all():
-        raise BadModelError("model(idx) returned NaN or infinite logits")
-    return logits
+# ---------------------------------------------------------------------------
+# The score
+# ---------------------------------------------------------------------------
 
 
-@torch.inference_mode()
-def bits_per_byte(
-    model: nn.Module,
-    rows: np.ndarray,  # (n, sequence_len + 1) token ids
-    lengths: np.ndarray,  # (vocab_size,) bytes of each token
-    device: str,
-) -> float:
-    """Return the model's bits per byte on the rows."""
-    per_batch = CPU_BATCH_TOKENS if device == "cpu" else ROWS_PER_BATCH_TOKENS
-    size = max(1, per_batch // (rows.shape[1] - 1))
-    weights = torch.from_numpy(lengths).to(device)
-    nats = torch.zeros((), dtype=torch.float64)
-    total_bytes = 0
-    for start in range(0, len(rows), size):
-        tokens = torch.from_numpy(rows[start : start + size].astype(np.int64)).to(device)
-        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:]
-        logits = logits_for(model, inputs, device)
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        counted = weights[targets.flatten()]
-        nats += (losses * (counted > 0)).sum(dtype=torch.float32).double().cpu()
-        total_bytes += int(counted.sum())
-    return float(nats) / (math.log(2) * total_bytes)
+def nats_of(
+    logits: np.ndarray,  # (..., vocab_size) float32
+    targets: np.ndarray,  # (...) token ids
+) -> np.ndarray:  # (...) float64
+    """Return -log p of the targets, in nats."""
+    highest = logits.max(axis=-1)
+    total = np.exp(logits - highest[..., None]).sum(axis=-1, dtype=np.float64)
+    chosen = np.take_along_axis(logits, targets[..., None].astype(np.int64), axis=-1)[..., 0]
+    return np.log(total) + highest - chosen
 
 
-def check_model(script: str, weights: str) -> None:
-    """Raise BadModelError unless the saved weights make a model that yields logits (preflight)."""
-    model = load_model(script, weights, "cpu")
-    with torch.inference_mode():
-        length = min(64, prepare.SEQUENCE_LEN)
-        logits_for(model, torch.zeros((1, length), dtype=torch.int64), "cpu")
+@dataclass(frozen=True)
+class Audit:
+    """What claims were audited, and by how many nats each was better than its audit."""
 
+    rows: np.ndarray  # (p,) numbers of rows
+    at: np.ndarray  # (p,) positions
+    excess: np.ndarray  # (p,) nats
+    seed: int
 
-def main() -> None:
-    """Evaluate and write one JSON object to the result descriptor."""
-    script, weights, result = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    device = prepare.device_type()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    started = time.monotonic()
-    answer: dict[str, object]
-    try:
-        rows = prepare.evaluation_rows(prepare.load_rows("val"))
-        lengths = token_bytes(prepare.load_tokenizer())
-        model = load_model(script, weights, device)
-        value = bits_per_byte(model, rows, lengths, device)
-        answer = {
-            "val_bpb": value,
-            "num_params": sum(p.numel() for p in model.parameters()),
-            "eval_tokens": rows.shape[0] * (rows.shape[1] - 1),
-            "eval_seconds": time.monotonic() - started,
+    def of(self, first: int, end: int) -> Audit:
+        """Return what was audited of the rows [first, end), counted from the first."""
+        chosen = (first <= self.rows) & (self.rows < end)
+        return Audit(self.rows[chosen] - first, self.at[chosen], self.excess[chosen], self.seed)
+
+    def told(self) -> dict[str, Any]:
+        """Return it as the report says it."""
+        return {
+            "positions": len(self.excess),
+            "mean_excess": round(float(self.excess.mean()), 7),
+            "worst_excess": round(float(self.excess.max()), 6),
+            "seed": self.seed,
         }
-    except BadModelError as error:
-        answer = {"error": str(error)[:2000]}
-    os.write(result, json.dumps(answer).encode())
 
 
-if __name__ == "__main__":
-    sys.path.insert(1, str(Path(sys.argv[1]).parent))
-    main()
+def answers(
+    served: Served, want: str, tokens: np.ndarray, at: np.ndarray | None, device: str, deadline: float
+) -> Iterator[np.ndarray]:
+    """Yield the answers for rows (n, T), batch by batch, in order; what is asked has one shape."""
+    size = max(1, (CPU_BATCH_TOKENS if device == "cpu" else BATCH_TOKENS) // prepare.SEQUENCE_LEN)
+    for start in range(0, len(tokens), size):
+        left = len(tokens) - start
+        filled = np.arange(start, start + size)
+        filled[left:] = start
+        yield served.ask(want, tokens[filled], None if at is None else at[filled], deadline)[:left]
+
+
+def claimed(
+    served: Served, rows: np.ndarray, device: str, deadline: float, *, reduced: bool
+) -> np.ndarray:  # (n, T) float64
+    """Return -log p of every next token of the rows, by the model's answers."""
+    if reduced:
+        return np.concatenate([*answers(served, "nats", rows, None, device, deadline)]).astype(np.float64)
+    found, parts = 0, []
+    for logits in answers(served, "logits", rows[:, :-1], None, device, deadline):
+        parts.append(nats_of(logits, rows[found : found + len(logits), 1:]))
+        found += len(logits)
+    return np.concatenate(parts)
+
+
+def audit(
+    served: Served,
+    rows: np.ndarray,  # (n, T + 1) token ids
+    nats: np.ndarray,  # (n, T), as claimed
+    device: str,
+    seed: int,
+    deadline: float,
+    least: int = AUDITED,
+) -> Audit:
+    """Return what the audit of at least so many claims found.
+
+    Raises EvaluationError where they are better than can be: the model draws on what it must predict.
+    """
+    found = []
+    for chosen, at, ids in audits(rows, prepare.load_rows("train"), np.random.default_rng(seed), least):
+        logits = np.concatenate([*answers(served, "at", ids, at, device, deadline)])
+        found.append((chosen, at, nats_of(logits, rows[chosen, at + 1]) - nats[chosen, at]))
+    chosen, at, excess = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    mean, worst = float(excess.mean()), float(excess.max())
+    error = float(excess.std()) / math.sqrt(len(excess))
+    if worst > TOLERANCE[device] or mean > MEAN_TOLERANCE[device] + STANDARD_ERRORS * error:
+        share = float((excess > TOLERANCE[device]).mean())
+        raise EvaluationError(
+            "predictions draw on what is to be predicted, on other rows or on earlier ones: without these"
+            f" they are worse by {mean:.4f} nats on average, and by more than {TOLERANCE[device]:g} at"
+            f" {100 * share:.1f} % of {len(excess)} positions",
+            "audit",
+        )
+    return Audit(chosen, at, excess, seed)
+
+
+def bits_per_byte(
+    nats: np.ndarray,  # (n, T)
+    rows: np.ndarray,  # (n, T + 1) token ids
+    lengths: np.ndarray,  # (vocab_size,) bytes
+    audited: Audit | None = None,
+) -> float:
+    """Return bits per byte of the rows' targets, those without bytes left out.
+
+    What an audit of them found claims to be better by, on average, is added; never taken off, since an
+    auditor could have learned from what it was shown.
+    """
+    sizes = lengths[rows[:, 1:]]
+    total = float(nats[sizes > 0].sum())
+    if audited is not None:
+        counted = audited.excess[sizes[audited.rows, audited.at] > 0]
+        if len(counted):
+            total += max(0.0, float(counted.mean())) * int((sizes > 0).sum())
+    return total / (math.log(2) * int(sizes.sum()))
+
+
+def evaluate(held: Held, model: Served, auditor: Served, device: str, timeout: float) -> dict[str, Any]:
+    """Return the score and all that stands beside it; EvaluationError where there is none.
+
+    `val_bpb` counts; `hidden_bpb` is that of the second split, None where there is none.
+    """
+    started = time.monotonic()
+    deadline = started + timeout
+    count = len(held.scored)
+    rows = np.concatenate([held.scored, held.hidden])
+    nats = claimed(model, rows, device, deadline, reduced=device != "cpu")
+    scored = time.monotonic()
+    seed = int.from_bytes(os.urandom(4), "big")  # nobody can know what will be audited
+    found = audit(auditor, rows, nats, device, seed, deadline, math.ceil(AUDITED * len(rows) / count))
+    first, second = found.of(0, count), found.of(count, len(rows))
+    value = bits_per_byte(nats[:count], held.scored, held.lengths, first)
+    hidden = None
+    if len(held.hidden):
+        hidden = bits_per_byte(nats[count:], held.hidden, held.lengths, second)
+    claim = bits_per_byte(nats[:count], held.scored, held.lengths)
+    return {
+        "val_bpb": value,
+        "hidden_bpb": hidden,
+        "num_params": model.num_params,
+        "eval_tokens": count * (held.scored.shape[1] - 1),
+        "eval_seconds": scored - started,
+        "audit": {
+            **found.told(),
+            "corrected": round(value - claim, 7),
+            "seconds": round(time.monotonic() - scored, 3),
+        },
+    }
+
+
+def evaluator_digest() -> str:
+    """Return one digest of the code that makes the score, as it runs here."""
+    here = Path(__file__).resolve().parent
+    names = ("corpus.py", "evaluate.py", "prepare.py", "sandbox.py", "seal.py", "serve.py")
+    return prepare.digest_of({name: prepare.sha256_file(here / name) for name in names})

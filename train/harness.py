@@ -2,10 +2,11 @@
 
     python harness.py [TRAIN_PY]        # AUTORESEARCH_PROFILE=gpu on a GPU machine
 
-In this order: check the protected files' and the data's digests; start training in a child with a
-cleaned environment; measure and enforce its budget; stop it, children and all, when its time is
-over; let a separate evaluator compute val_bpb from the weights; print the summary that other tools
-parse and one machine line, `autoresearch: {...}`, with the same facts and more.
+In this order: check the protected files' and the data's digests; copy the edited code and start it in
+a box (see `seal`) with a cleaned environment; measure and enforce its budget and its limits; stop it,
+children and all, when its time is over; compute val_bpb from the weights, of which a process in a box
+of its own makes predictions (see `evaluate`); print the summary that other tools parse and one machine
+line, `autoresearch: {...}`, with the same facts and more.
 
 The run is described by AUTORESEARCH_* variables, read in `Spec`; without any it trains train.py
 beside this file with the cpu profile. Exit code 0: measured. 1: training or evaluation failed.
@@ -29,9 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import prepare
+import sandbox
+import seal
+from evaluate import EvaluationError, Held, Served, evaluate, evaluator_digest, hold
+from processes import adopt_orphans, end_descendants, start, stop
 from report import Report, read_facts
-from spec import HERE, Spec
-from supervise import Relay, adopt_orphans, end_descendants, start, stop, train
+from seal import Place
+from spec import Spec
+from supervise import Outcome, Relay, Training, train
 
 EVALUATION_TIMEOUT_SECONDS = 240.0
 EXIT_FAILED, EXIT_UNFIT = 1, 3
@@ -41,69 +47,62 @@ class UnfitError(Exception):
     """This machine or its files cannot run the experiment; the message says why."""
 
 
-def child_environment(spec: Spec, scratch: Path) -> dict[str, str]:
-    """Return the environment edited code sees: what training needs and nothing of ours."""
-    passed = (
-        *("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
-        "AUTORESEARCH_FOLDER",  # whose it is, for whoever has to end it
-    )
-    env = {name: os.environ[name] for name in passed if name in os.environ}
-    compiled = prepare.cache_dir().with_name("compiled")
-    env |= {
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "TORCHINDUCTOR_CACHE_DIR": str(compiled / "inductor"),
-        "TRITON_CACHE_DIR": str(compiled / "triton"),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "AUTORESEARCH_CACHE": str(prepare.cache_dir().parent),
-        "AUTORESEARCH_RUN": spec.run,
-        "AUTORESEARCH_PROFILE": spec.profile,
-        "AUTORESEARCH_DEVICE": spec.device,
-        "AUTORESEARCH_SEED": str(spec.seed),
-        "AUTORESEARCH_BUDGET_SECONDS": str(spec.budget),
-        "AUTORESEARCH_WEIGHTS": str(scratch / "weights.pt"),
-        "AUTORESEARCH_FACTS": str(scratch / "facts.json"),
-    }
-    if spec.preflight:
-        env["AUTORESEARCH_PREFLIGHT"] = "1"
-    if spec.device == "cpu":
-        env |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return env
-
-
 # ---------------------------------------------------------------------------
 # Evaluation
 # ---------------------------------------------------------------------------
 
 
-def evaluate(spec: Spec, env: dict[str, str], scratch: Path) -> dict[str, Any]:
-    """Return what the evaluator process found: `val_bpb` and more, or `error`."""
-    result_read, result_write = os.pipe()
-    command = [str(HERE / "evaluate.py"), str(spec.script), env["AUTORESEARCH_WEIGHTS"], str(result_write)]
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    child = start(command, env, scratch, result_write, **streams)
-    os.close(result_write)
-    try:
-        _, errors = child.communicate(timeout=EVALUATION_TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
-        return {"error": f"evaluation took longer than {EVALUATION_TIMEOUT_SECONDS:.0f} s"}
-    finally:
-        stop(child)
-    with os.fdopen(result_read, "rb") as pipe:
-        answer = pipe.read(1 << 16)
-    if child.returncode != 0:
-        relay = Relay()
-        relay.feed(errors)
-        relay.close()
-        return {"error": f"the evaluator ended with exit code {child.returncode}"}
-    try:
-        found: dict[str, Any] = json.loads(answer)
-        if "error" not in found and not math.isfinite(found["val_bpb"]):
-            return {"error": "val_bpb is not finite"}
-    except (ValueError, TypeError, KeyError):
-        return {"error": "the evaluator's answer cannot be read"}
-    return found
+class Models:
+    """The two processes that answer for the model, one that is scored and one that audits it.
+
+    They are started while training runs, so that torch is loaded when it ends; until then they wait, and
+    they see neither it nor each other.
+    """
+
+    def __init__(self, spec: Spec, place: Place, *, boxed: bool) -> None:
+        self._spec, self._place, self._boxed = spec, place, boxed
+        self._served: list[Served] = []
+
+    def start(self) -> list[int]:
+        """Start both and return their pids."""
+        return [self._start(number) for number in (1, 2)]
+
+    def _start(self, number: int) -> int:
+        folder = self._place.serving(number)
+        box = seal.serving_box(self._spec, self._place, number) if self._boxed else None
+        env = seal.environment(self._spec, self._place, folder)
+        asked, requests = os.pipe()
+        answers, told = os.pipe()
+        words = [str(self._place.script), str(self._place.weights), str(asked), str(told)]
+        with self._errors(number).open("wb") as errors:
+            streams = {"stdout": subprocess.DEVNULL, "stderr": errors}
+            child = start("serve.py", words, env, folder, box, (asked, told), **streams)
+        os.close(asked)
+        os.close(told)
+        self._served.append(Served(child, requests, answers))
+        return child.pid
+
+    def _errors(self, number: int) -> Path:
+        return self._place.root / f"serve-{number}.err"
+
+    def evaluate(self, held: Held) -> dict[str, Any]:
+        """Return the score and what stands beside it; EvaluationError where there is none."""
+        try:
+            model, auditor = self._served
+            return evaluate(held, model, auditor, self._spec.device, EVALUATION_TIMEOUT_SECONDS)
+        except EvaluationError:
+            relay = Relay()
+            for number in (1, 2):
+                relay.feed(self._errors(number).read_bytes()[-(1 << 16) :])
+            relay.close()
+            raise
+
+    def close(self) -> None:
+        """End both."""
+        for served in self._served:
+            served.close()
+            stop(served.child, [other.child.pid for other in self._served])
+        self._served.clear()
 
 
 # ---------------------------------------------------------------------------
@@ -131,46 +130,89 @@ def check_protected() -> str:
     return pinned
 
 
+def is_protected(pinned: str) -> bool:
+    """Whether the protected files are still what they were when the run began."""
+    try:
+        return check_protected() == pinned
+    except UnfitError:
+        return False
+
+
 # ---------------------------------------------------------------------------
 # Main
 # ---------------------------------------------------------------------------
+
+
+def check_data() -> tuple[str, Held]:
+    """Return the prepared data's digest and what the score hangs on; UnfitError where it is not sound."""
+    try:
+        prepare.prepare()
+        return prepare.data_digest(), hold()
+    except SystemExit as refusal:
+        raise UnfitError(str(refusal)) from refusal
+
+
+def check_sandbox(spec: Spec) -> sandbox.Offer:
+    """Return what holds edited code here; UnfitError where it must be held and cannot."""
+    if spec.sandbox == "off":
+        return sandbox.Offer(0, "switched off")
+    offer = sandbox.offered()
+    if offer.reason and spec.sandbox == "required":
+        raise UnfitError(f"no sandbox: {offer.reason}")
+    return offer
 
 
 def measure(spec: Spec, scratch: Path) -> Report:
     """Return the report of one run; UnfitError where this machine cannot run it."""
     report = Report(spec)
     started = time.monotonic()
-    report.digests["protected"] = check_protected()
+    protected = report.digests["protected"] = check_protected()
     try:
-        report.digests["code"] = prepare.sha256_file(spec.script)
+        place, report.digests["code"] = seal.make_place(scratch, spec)
     except OSError as error:
         raise UnfitError(f"no training script: {error}") from error
+    held = None
     if not spec.preflight:
-        try:
-            prepare.prepare()
-        except SystemExit as refusal:
-            raise UnfitError(str(refusal)) from refusal
-        report.digests["data"] = prepare.data_digest()
-    env = child_environment(spec, scratch)
-    outcome = report.outcome = train(spec, env, scratch)
-    report.facts = read_facts(env["AUTORESEARCH_FACTS"])
-    weights = Path(env["AUTORESEARCH_WEIGHTS"])
-    if outcome.reason == "timeout":
-        report.problem, report.detail = "timeout", f"ran longer than {spec.timeout:.0f} s"
-    elif outcome.reason == "over_budget":
-        seconds = f"{outcome.training_seconds:.1f} of {spec.budget:g}"
-        report.problem, report.detail = "over_budget", f"used {seconds} s of its budget"
-    elif outcome.exit_code:
-        report.problem, report.detail = "exit", f"training ended with exit code {outcome.exit_code}"
-    elif not weights.is_file():
-        report.problem, report.detail = "no_weights", "training ended without saving its weights"
-    elif not spec.preflight:
-        report.digests["weights"] = prepare.sha256_file(weights)
-        report.evaluation = evaluate(spec, env, scratch)
-        if "error" in report.evaluation:
-            report.problem, report.detail = "evaluation", report.evaluation.pop("error")
+        report.digests["data"], held = check_data()
+        report.digests["evaluator"] = evaluator_digest()
+    report.sandbox = check_sandbox(spec)
+    boxed = not report.sandbox.reason
+    seal.wake_driver(spec)
+    seal.lend_compiled(place)
+    env = seal.environment(spec, place, place.home)
+    training = Training(spec, env, place.home, seal.training_box(spec, place) if boxed else None)
+    models = Models(spec, place, boxed=boxed)
+    try:
+        when_ready = list if spec.preflight else models.start
+        outcome = report.outcome = train(training, place.script, when_ready)
+        report.facts = read_facts(env["AUTORESEARCH_FACTS"])
+        report.problem, report.detail = problem_of(outcome, place, Path(env["AUTORESEARCH_WEIGHTS"]))
+        if report.problem is None and not is_protected(protected):
+            report.problem, report.detail = "tampered", "protected files were changed while it trained"
+        if report.problem is None and held is not None:
+            report.digests["weights"] = prepare.sha256_file(place.weights)
+            report.evaluation = models.evaluate(held)
+            if spec.trusted:
+                seal.keep_compiled(place)
+    except EvaluationError as error:
+        report.problem, report.detail = error.problem, str(error)
+    finally:
+        models.close()
     report.total_seconds = time.monotonic() - started
     return report
+
+
+def problem_of(outcome: Outcome, place: Place, weights: Path) -> tuple[str | None, str]:
+    """Return what training failed of, and its detail; None and "" where it left weights: now in place."""
+    if math.isnan(outcome.startup_seconds) and outcome.exit_code == sandbox.EXIT_REFUSED:
+        raise UnfitError("the sandbox cannot be entered")
+    if outcome.reason != "exited":
+        return outcome.reason, outcome.detail
+    if outcome.exit_code:
+        return "exit", f"training ended with exit code {outcome.exit_code}"
+    if not seal.take_weights(place, weights):
+        return "no_weights", "training ended without saving its weights"
+    return None, ""
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ budget's clock starts here, before a line of edited code has run; READY_FD then 
 process's CPU seconds so far to the harness, which charges only what follows.
 
 In preflight it also rebuilds the model from what was saved and asks it for logits, since that is
-what the evaluator will do.
+what the evaluation will do.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def main() -> None:
     os.close(ready)
     runpy.run_path(script, run_name="__main__")
     if prepare.PREFLIGHT:
-        import evaluate
+        import serve
 
-        evaluate.check_model(script, os.environ["AUTORESEARCH_WEIGHTS"])
+        serve.check_model(script, os.environ["AUTORESEARCH_WEIGHTS"])
 
 
 if __name__ == "__main__":

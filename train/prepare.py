@@ -23,7 +23,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,12 @@ def data_digest() -> str:
     manifest = read_manifest()
     if manifest is None:
         return ""
-    lines = [f"{name} {entry['sha256']}" for name, entry in sorted(manifest["files"].items())]
+    return digest_of({name: entry["sha256"] for name, entry in manifest["files"].items()})
+
+
+def digest_of(digests: Mapping[str, str]) -> str:
+    """Return one sha256 of several files, from each one's by name."""
+    lines = [f"{name} {digest}" for name, digest in sorted(digests.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -225,14 +230,32 @@ def load_rows(split: str) -> np.ndarray:
     return flat.reshape(-1, SEQUENCE_LEN + 1)
 
 
-def evaluation_rows(rows: np.ndarray, offset: float = 0.0) -> np.ndarray:
+def evaluation_rows(rows: np.ndarray) -> np.ndarray:
     """Return the fixed windows that are scored: evenly spaced over the whole validation split.
 
     `rows` is (n, sequence_len + 1); the result has `eval_tokens // sequence_len` rows, or all of
-    them where the split is smaller. `offset` in [0, 1) shifts the grid by part of its spacing.
+    them where the split is smaller.
     """
-    wanted = min(PROFILES[PROFILE].eval_tokens // SEQUENCE_LEN, len(rows))
-    return rows[((np.arange(wanted) + offset) * len(rows) / wanted).astype(np.int64)]
+    return rows[_scored(len(rows))]
+
+
+def hidden_rows(rows: np.ndarray) -> np.ndarray:
+    """Return windows of the validation split that are never scored: a second split that nobody optimises.
+
+    A quarter as many as are scored, evenly spaced over those that are left; fewer where there are not
+    so many.
+    """
+    left = np.setdiff1d(np.arange(len(rows)), _scored(len(rows)))
+    wanted = min(PROFILES[PROFILE].eval_tokens // SEQUENCE_LEN // 4, len(left))
+    return rows[left[_spread(wanted, len(left))]]
+
+
+def _scored(count: int) -> np.ndarray:
+    return _spread(min(PROFILES[PROFILE].eval_tokens // SEQUENCE_LEN, count), count)
+
+
+def _spread(wanted: int, count: int) -> np.ndarray:
+    return (np.arange(wanted) * count / max(1, wanted)).astype(np.int64)
 
 
 # ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import os
@@ -11,9 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import prepare
+from sandbox import Offer
 from spec import Spec
 from supervise import MARKER, Outcome, write
 
+MOST_FACTS = 1 << 16  # bytes
+STRETCHED_SHARE, STRETCHED_SECONDS = 0.02, 1.0  # of the budget; beyond both a run is flagged
 # Dense bf16 peak FLOP/s by a part of the device's name, from the vendors' data sheets.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 
@@ -40,8 +45,9 @@ def device_name(device: str) -> str:
 def read_facts(path: str) -> dict[str, float]:
     """Return the figures train.py left, those that are finite numbers. They are never the score."""
     try:
-        loaded = json.loads(Path(path).read_text())
-    except (OSError, ValueError):
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            loaded = json.loads(file.read(MOST_FACTS))
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(loaded, dict):
         return {}
@@ -50,6 +56,18 @@ def read_facts(path: str) -> dict[str, float]:
         for name, value in loaded.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def environment_digest(device: str) -> str:
+    """Return one digest of what a result may hang on beside code, data and seed: versions and device."""
+    versions = {}
+    for package in ("torch", "numpy", "triton"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    facts = {"python": platform.python_version(), "machine": platform.machine(), "device": device}
+    return prepare.digest_of(facts | versions)
 
 
 @dataclass
@@ -61,6 +79,7 @@ class Report:
     facts: dict[str, float] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    sandbox: Offer | None = None  # what edited code was held by
     problem: str | None = None  # None: measured
     detail: str = ""
     total_seconds: float = 0.0
@@ -102,9 +121,25 @@ class Report:
             "num_params": self.evaluation.get("num_params"),
             "depth": _whole(facts.get("depth")),
             "exit_code": end and end.exit_code,
-            "digests": self.digests,
+            "pruned": end.ending.facts() if end and end.ending else None,
+            "curve": [[round(share, 4), round(loss, 6)] for share, loss in end.curve] if end else [],
+            "hidden_bpb": self.evaluation.get("hidden_bpb"),
+            "audit": self.evaluation.get("audit"),
+            "sandbox": self.sandbox.facts if self.sandbox and not self.sandbox.reason else None,
+            "unsandboxed": self.sandbox.reason if self.sandbox else "",
+            "busy_seconds": end and _figure(end.busy_seconds),
+            "flags": self.flags(),
+            "digests": {**self.digests, "environment": environment_digest(name)},
             "python": platform.python_version(),
         }
+
+    def flags(self) -> list[str]:
+        """Return what of the run somebody should look at."""
+        end, spec = self.outcome, self.spec
+        allowed = spec.budget + max(STRETCHED_SECONDS, STRETCHED_SHARE * spec.budget)
+        if self.problem or end is None or spec.device != "cpu" or end.training_seconds <= allowed:
+            return []
+        return [f"trained {end.training_seconds:.1f} s in a budget of {spec.budget:g} s"]
 
     def print(self) -> None:
         """Print the summary in the upstream form and the machine line, last."""
@@ -123,7 +158,7 @@ class Report:
             ]
             write(("---\n" + "".join(f"{name + ':':<17} {value}\n" for name, value in lines)).encode())
         else:
-            write(f"FAILED {self.problem}: {self.detail}\n".encode(errors="replace"))
+            write(f"FAILED {self.problem}: {' '.join(self.detail.split())}\n".encode(errors="replace"))
         write(MARKER + json.dumps(facts, allow_nan=False).encode() + b"\n")
 
 

@@ -1,99 +1,43 @@
-"""A process and all it starts, from outside: started, measured, bounded, ended. Protected."""
+"""Training, from outside: relayed, measured, held to its budget and its limits. Protected."""
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import math
 import os
-import resource
 import select
-import signal
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psutil
-
-from spec import HERE, Spec
+from processes import start, stop, tree_usage, written
+from prune import Ending, Watch, read_limits
+from sandbox import Box
+from spec import Spec
 
 MARKER = b"autoresearch: "  # begins the harness's machine line
 LOG_HEAD_BYTES = 4 << 20  # of what training prints, this much is kept from the start
 LOG_TAIL_BYTES = 64 << 10  # and this much from the end
 POLL_SECONDS = 0.5
+OVER_BUDGET_SHARE, OVER_BUDGET_SECONDS = 0.05, 2.0  # the larger one may be used beyond the budget on a CPU
 
 
 @dataclass
 class Outcome:
     """How a supervised process ended."""
 
-    reason: str  # "exited", "timeout" or "over_budget"
+    reason: str  # "exited", or the problem for which it was ended
+    detail: str  # of that problem
     exit_code: int | None  # negative: the signal that ended it
     wall_seconds: float
     training_seconds: float  # on cpu CPU seconds of the process tree, else wall, since edited code began
-    startup_seconds: float  # wall time until edited code began
+    startup_seconds: float  # wall time until edited code began; NaN: it never did
+    busy_seconds: float | None  # that its GPU worked; None: not measured
     peak_memory_bytes: int
-
-
-# ---------------------------------------------------------------------------
-# Processes
-# ---------------------------------------------------------------------------
-
-
-def adopt_orphans() -> None:
-    """Make this process the parent of whatever its descendants leave behind (Linux)."""
-    if sys.platform == "linux":
-        PR_SET_CHILD_SUBREAPER = 36
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent ends (Linux); runs in the child."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def descendants() -> list[psutil.Process]:
-    """Return every live process below this one."""
-    return psutil.Process().children(recursive=True)
-
-
-def end_descendants() -> None:
-    """Kill every process below this one, again until none is left: a fork may race a kill."""
-    for _ in range(200):
-        alive = [p for p in descendants() if p.status() != psutil.STATUS_ZOMBIE]
-        if not alive:
-            break
-        for process in alive:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(alive, timeout=0.2)
-    while True:  # reap adopted orphans, so that their CPU time is counted
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                return
-        except ChildProcessError:
-            return
-
-
-def tree_usage() -> tuple[float, int]:
-    """Return CPU seconds used by all descendants, dead or alive, and bytes resident in live ones."""
-    reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu, resident = reaped.ru_utime + reaped.ru_stime, 0
-    for process in descendants():
-        try:
-            with process.oneshot():
-                times, memory = process.cpu_times(), process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-        cpu += times.user + times.system + times.children_user + times.children_system
-        resident += memory
-    return cpu, resident
+    ending: Ending | None = None  # why it was ended early, where that was for its loss
+    curve: list[tuple[float, float]] = field(default_factory=list)  # share of the budget, printed loss
 
 
 class Relay:
@@ -141,28 +85,52 @@ def write(data: bytes) -> None:
         data = data[os.write(1, data) :]
 
 
-def start(
-    command: list[str], env: dict[str, str], scratch: Path, pipe: int, **streams: Any
-) -> subprocess.Popen[bytes]:
-    """Start a child in a session of its own that keeps `pipe` open and ends when we end."""
-    return subprocess.Popen(
-        [sys.executable, "-s", *command],
-        stdin=subprocess.DEVNULL,
-        cwd=scratch,
-        env=env,
-        pass_fds=(pipe,),
-        start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509  the harness has one thread
-        **streams,
-    )
+class Busy:
+    """How long this run's GPU has worked, as its driver tells it twice a second.
 
+    Training without limits on a GPU is wall time less what compilation takes, and how much that was only
+    the edited code knows. A GPU that is compiled for is idle; one that is trained on is not.
+    """
 
-def stop(child: subprocess.Popen[bytes]) -> None:
-    """End the child and everything it left behind; collect its exit code."""
-    if child.poll() is None:
-        child.kill()
-        child.wait()
-    end_descendants()
+    def __init__(self, device: str) -> None:
+        """Begin to listen; there is nothing to hear without a GPU of that kind."""
+        self.seconds: float | None = None
+        self._held = b""
+        self._child = None
+        if device == "cuda":
+            query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+            query += [*(["-i", visible] if visible else []), "-lms", str(int(1000 * POLL_SECONDS))]
+            try:
+                self._child = subprocess.Popen(
+                    query, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                )
+            except OSError:
+                return
+            os.set_blocking(self._child.stdout.fileno(), False)  # type: ignore[union-attr]
+
+    @property
+    def pids(self) -> list[int]:
+        """The process that listens for us."""
+        return [self._child.pid] if self._child else []
+
+    def read(self) -> float | None:
+        """Return the seconds so far; None where nothing was heard."""
+        if self._child is None:
+            return None
+        with contextlib.suppress(BlockingIOError):
+            self._held += os.read(self._child.stdout.fileno(), 1 << 16)  # type: ignore[union-attr]
+        *lines, self._held = self._held.split(b"\n")
+        for line in lines:
+            if line.strip().isdigit():
+                self.seconds = (self.seconds or 0.0) + POLL_SECONDS * min(100, int(line)) / 100
+        return self.seconds
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._child:
+            self._child.kill()
+            self._child.wait()
 
 
 @dataclass
@@ -170,65 +138,121 @@ class Meter:
     """What the training child has used so far, measured from outside."""
 
     spec: Spec
+    home: Path  # what it may write to
+    busy: Busy
     started: float  # monotonic seconds
     cpu_before: float  # CPU seconds of our descendants before the child started
+    spared: list[int]  # processes that are not part of it
     startup: float = math.nan  # wall seconds until edited code began; NaN: not yet
     startup_cpu: float = 0.0
     peak_memory: int = 0
+    processes: int = 0
 
     def used(self) -> float:
         """Return the budget used: CPU seconds of the tree on cpu, else wall seconds."""
-        cpu, resident = tree_usage()
-        self.peak_memory = max(self.peak_memory, resident)
+        usage = tree_usage(self.spared)
+        self.peak_memory = max(self.peak_memory, usage.resident)
+        self.processes = usage.processes
         if self.spec.device == "cpu":
-            return cpu - self.cpu_before - self.startup_cpu
+            return usage.cpu - self.cpu_before - self.startup_cpu
         return time.monotonic() - self.started - self.startup
 
-    def verdict(self, used: float) -> str | None:
-        """Return why the run must stop now, or None."""
+    def share(self, used: float) -> float:
+        """Return the share of the budget that may be used by the next look; 0 before edited code began."""
+        if math.isnan(self.startup):
+            return 0.0
+        return (used + POLL_SECONDS) / self.spec.budget if self.spec.budget > 0 else 1.0
+
+    def verdict(self, used: float) -> tuple[str, str] | None:
+        """Return why the run must stop now, as a problem and its detail, or None."""
         spec = self.spec
         if time.monotonic() - self.started > spec.timeout:
-            return "timeout"
-        allowed = max(2.0, 0.1 * spec.budget) if spec.device == "cpu" else spec.startup
-        timed = not spec.preflight and not math.isnan(self.startup)
-        return "over_budget" if timed and used > spec.budget + allowed else None
+            return "timeout", f"ran longer than {spec.timeout:.0f} s"
+        if self.peak_memory > spec.memory_bytes:
+            return "memory", f"took more than {spec.memory_bytes / 1e9:.1f} GB of memory"
+        if self.processes > spec.processes:
+            return "processes", f"had more than {spec.processes} processes"
+        too_much = written(self.home, spec.disk_bytes)
+        if too_much:
+            return "disk", too_much
+        return None if spec.preflight or math.isnan(self.startup) else self._over_budget(used)
+
+    def _over_budget(self, used: float) -> tuple[str, str] | None:
+        spec, busy = self.spec, self.busy.read()
+        allowed = max(OVER_BUDGET_SECONDS, OVER_BUDGET_SHARE * spec.budget)
+        if used > spec.budget + (allowed if spec.device == "cpu" else spec.startup):
+            return "over_budget", f"used {used:.1f} of {spec.budget:g} s of its budget"
+        if busy is not None and busy > spec.budget + 2 * allowed:  # warming up, and choosing kernels
+            return "over_budget", f"had the GPU work {busy:.1f} s in a budget of {spec.budget:g} s"
+        return None
 
 
-def train(spec: Spec, env: dict[str, str], scratch: Path) -> Outcome:
-    """Run train.py in a child under its budget and its timeout, relaying what it prints."""
+@dataclass
+class Training:
+    """The training child: started, watched and ended."""
+
+    spec: Spec
+    env: dict[str, str]
+    folder: Path
+    box: Box | None
+
+
+def train(training: Training, script: Path, when_ready: Callable[[], list[int]]) -> Outcome:
+    """Run train.py in a child under its budget and its limits, relaying what it prints.
+
+    `when_ready` is called once edited code begins, and returns the pids of processes it started beside.
+    """
+    spec = training.spec
     ready_read, ready_write = os.pipe()
-    meter = Meter(spec, time.monotonic(), tree_usage()[0])
-    command = [str(HERE / "launch.py"), str(spec.script), str(ready_write)]
-    child = start(command, env, scratch, ready_write, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    busy = Busy(spec.device)
+    spared = list(busy.pids)
+    meter = Meter(spec, training.folder, busy, time.monotonic(), tree_usage(spared).cpu, spared)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    words = [str(script), str(ready_write)]
+    child = start("launch.py", words, training.env, training.folder, training.box, (ready_write,), **streams)
     os.close(ready_write)
     output = child.stdout.fileno()  # type: ignore[union-attr]
-    relay, reason, next_look = Relay(), None, 0.0
+    relay, why, next_look = Relay(), None, 0.0
+    watch, ending, most = Watch(read_limits(spec.prune)), None, 0.0
     waiting = [output, ready_read]
-    while child.poll() is None and reason is None:
+    while child.poll() is None and why is None:
         for fd in select.select(waiting, [], [], POLL_SECONDS)[0]:
             data = os.read(fd, 1 << 16)
             if fd == output:
                 relay.feed(data)
+                watch.feed(data, most)
             elif data:
                 meter.startup, meter.startup_cpu = time.monotonic() - meter.started, float(data)
+                spared += when_ready()
             if not data:
                 waiting.remove(fd)
         if time.monotonic() >= next_look:
             next_look = time.monotonic() + POLL_SECONDS
-            reason = meter.verdict(meter.used())
+            used = meter.used()
+            why, most = meter.verdict(used), meter.share(used)
+            if why is None and watch.ending is not None and not spec.preflight:
+                ending = watch.ending
+                why = ending.problem, ending.detail
     ended = time.monotonic()
-    stop(child)
+    stop(child, spared)
     used = meter.used()
     _drain(output, relay)
     relay.close()
+    watch.close()
     os.close(ready_read)
+    reason, detail = why or meter.verdict(used) or ("exited", "")
+    busy.close()
     return Outcome(
-        reason=reason or meter.verdict(used) or "exited",
+        reason=reason,
+        detail=detail,
         exit_code=child.returncode,
         wall_seconds=ended - meter.started,
         training_seconds=used if spec.device == "cpu" else ended - meter.started - meter.startup,
         startup_seconds=meter.startup,
+        busy_seconds=busy.seconds,
         peak_memory_bytes=meter.peak_memory,
+        ending=ending,
+        curve=watch.curve,
     )
 
 

@@ -32,7 +32,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Callable[..., ModuleType]]:
     """Import a training module anew, with a profile: its constants are fixed at import."""
-    names = ("corpus", "prepare", "evaluate", "harness", "train")
+    names = (
+        *("corpus", "prepare", "spec", "sandbox", "seal", "processes", "prune", "supervise", "report"),
+        *("serve", "evaluate", "harness", "train"),
+    )
     monkeypatch.syspath_prepend(str(TRAIN))
 
     def load(name: str, profile: str = "cpu", cache_dir: Path | None = None, **env: str) -> ModuleType:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,30 @@ def test_an_empty_folder_becomes_a_results_table(tmp_path: Path, cli: Cli, cache
     assert len(rows) == 4
     assert all(re.fullmatch(r"\d\.\d{6}", row["val_bpb"]) for row in rows)
     shown = json.loads(cli("show", "e0001", "--json", cwd=folder).stdout)
-    assert {run["kind"] for run in shown["runs"]} == {"cpu"}
-    assert len({run["value"] for run in shown["runs"]}) == 3, "three seeds, three values"
+    measured = [run for run in shown["runs"] if run["state"] == "finished"]
+    assert {run["kind"] for run in measured} == {"cpu"}
+    assert len({run["value"] for run in measured}) == len(measured) >= 3, "other seeds, other values"
+    assert all(1.5 < run["hidden"] < 2.8 for run in measured)
+    assert "unsandboxed" not in status or not offered()
     assert (folder / "progress.png").stat().st_size > 10_000
+    verified = cli("verify", "e0001", "--rerun", cwd=folder, env=environment)
+    assert verified.returncode == 0, verified.stdout
+    told = json.loads(verified.stdout)
+    assert told["failed"] == []
+    assert [row["agrees"] for row in told["rerun"]] == [True]
+    database = next((folder / ".autoresearch").glob("*/study.db"))
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("drop trigger run_is_over")
+        for digest in ("code", "protected", "evaluator"):
+            change = f"facts = json_replace(facts, '$.digests.{digest}', 'another')"
+            db.execute(f"update run set {change} where id = 'e0002.1'")
+            db.commit()
+            told = json.loads(cli("verify", "e0001", "e0002", cwd=folder).stdout)
+            assert {row["fact"] for row in told["failed"]} == {"value", "digests"}, digest
+
+
+def offered() -> bool:
+    """Whether this machine can hold edited code at all."""
+    script = Path(__file__).resolve().parents[2] / "train" / "sandbox.py"
+    told = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    return not json.loads(told)["reason"]

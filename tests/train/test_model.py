@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from training import TRAIN
 
@@ -103,6 +101,7 @@ def test_an_adam_step_is_adams(fresh: Load) -> None:
     assert torch.allclose(ours, theirs.detach(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(fresh: Load) -> None:
     train, torch_seed = fresh("train"), torch.manual_seed(5)
     assert torch_seed is not None
@@ -140,13 +139,13 @@ def test_the_gpu_path_runs_on_a_cpu_at_toy_size(
     monkeypatch.setenv("AUTORESEARCH_FACTS", str(tmp_path / "facts.json"))
     fresh("prepare", profile="gpu", DEVICE="cpu", PREFLIGHT="1")
     runpy.run_path(str(tmp_path / "train.py"), run_name="__main__")
-    import evaluate
+    import serve
 
-    evaluate.check_model(str(tmp_path / "train.py"), str(tmp_path / "weights.pt"))
+    serve.check_model(str(tmp_path / "train.py"), str(tmp_path / "weights.pt"))
 
 
 # ---------------------------------------------------------------------------
-# The evaluator
+# What the model is asked
 # ---------------------------------------------------------------------------
 
 
@@ -157,50 +156,8 @@ class Table(torch.nn.Module):
         super().__init__()
         self.logits = torch.nn.Parameter(logits)
 
-    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
-        return self.logits[idx] if targets is None else torch.zeros(())
-
-
-def test_a_model_that_knows_nothing_scores_the_entropy_of_the_vocabulary(fresh: Load) -> None:
-    evaluate = fresh("evaluate")
-    import corpus
-    import prepare
-
-    rows = prepare.evaluation_rows(prepare.load_rows("val"))[:16]
-    lengths = corpus.token_bytes(prepare.load_tokenizer())
-    found = evaluate.bits_per_byte(Table(torch.zeros(1024, 1024)), rows, lengths, "cpu")
-    targets = rows[:, 1:]
-    counted = lengths[targets] > 0
-    assert found == pytest.approx(counted.sum() * 10 / lengths[targets].sum(), rel=1e-6)
-
-
-def test_the_score_is_bits_of_the_true_targets_per_byte(fresh: Load) -> None:
-    """Computed again in double precision, special tokens left out of both sums."""
-    evaluate = fresh("evaluate")
-    import corpus
-    import prepare
-
-    torch.manual_seed(6)
-    logits = torch.randn(1024, 1024)
-    rows = prepare.evaluation_rows(prepare.load_rows("val"))[:40]
-    lengths = corpus.token_bytes(prepare.load_tokenizer())
-    found = evaluate.bits_per_byte(Table(logits), rows, lengths, "cpu")
-    tokens = torch.from_numpy(rows.astype(np.int64))
-    inputs, targets = tokens[:, :-1].flatten(), tokens[:, 1:].flatten()
-    nats = functional.cross_entropy(logits.double()[inputs], targets, reduction="none")
-    weights = torch.from_numpy(lengths)[targets]
-    wanted = nats[weights > 0].sum() / math.log(2) / weights.sum()
-    assert found == pytest.approx(float(wanted), rel=1e-6)
-
-
-def test_a_loss_the_model_returns_is_never_asked_for(fresh: Load) -> None:
-    evaluate = fresh("evaluate")
-    import corpus
-    import prepare
-
-    rows = prepare.evaluation_rows(prepare.load_rows("val"))[:4]
-    lengths = corpus.token_bytes(prepare.load_tokenizer())
-    assert evaluate.bits_per_byte(Table(torch.zeros(1024, 1024)), rows, lengths, "cpu") > 3
+    def forward(self, idx: torch.Tensor) -> torch.Tensor:
+        return self.logits[idx]
 
 
 @pytest.mark.parametrize(
@@ -212,11 +169,11 @@ def test_a_loss_the_model_returns_is_never_asked_for(fresh: Load) -> None:
     ],
 )
 def test_what_cannot_be_scored_is_said(fresh: Load, tmp_path: Path, source: str, message: str) -> None:
-    evaluate = fresh("evaluate")
+    serve = fresh("serve")
     (tmp_path / "train.py").write_text(source)
     torch.save({"logits": torch.zeros(2, 2)}, tmp_path / "w.pt")
-    with pytest.raises(evaluate.BadModelError, match=message):
-        evaluate.check_model(str(tmp_path / "train.py"), str(tmp_path / "w.pt"))
+    with pytest.raises(serve.BadModelError, match=message):
+        serve.check_model(str(tmp_path / "train.py"), str(tmp_path / "w.pt"))
 
 
 @pytest.mark.parametrize(
@@ -229,13 +186,13 @@ def test_what_cannot_be_scored_is_said(fresh: Load, tmp_path: Path, source: str,
 def test_logits_must_be_finite_and_over_the_vocabulary(
     fresh: Load, logits: torch.Tensor, message: str
 ) -> None:
-    evaluate = fresh("evaluate")
-    with pytest.raises(evaluate.BadModelError, match=message):
-        evaluate.logits_for(Table(logits), torch.zeros((1, 8), dtype=torch.int64), "cpu")
+    serve = fresh("serve")
+    with pytest.raises(serve.BadModelError, match=message):
+        serve.logits_for(Table(logits), torch.zeros((1, 8), dtype=torch.int64), "cpu")
 
 
 def test_weights_that_carry_a_payload_are_not_unpickled(fresh: Load, tmp_path: Path) -> None:
-    evaluate = fresh("evaluate")
+    serve = fresh("serve")
     (tmp_path / "train.py").write_text("import torch\ndef build_model():\n    return torch.nn.Linear(3, 3)\n")
 
     class Payload:
@@ -244,5 +201,5 @@ def test_weights_that_carry_a_payload_are_not_unpickled(fresh: Load, tmp_path: P
 
     torch.save({"weight": Payload()}, tmp_path / "w.pt")
     with pytest.raises(Exception, match=r"(?i)weights.only"):
-        evaluate.check_model(str(tmp_path / "train.py"), str(tmp_path / "w.pt"))
+        serve.check_model(str(tmp_path / "train.py"), str(tmp_path / "w.pt"))
     assert not (tmp_path / "executed").exists()

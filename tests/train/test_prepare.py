@@ -94,8 +94,12 @@ def test_the_score_is_taken_over_the_whole_split_on_fixed_windows(fresh: Load) -
     assert (np.diff(picked) > 0).all()
     assert picked[0] == 0
     assert picked[-1] > 1755
-    shifted = prepare.evaluation_rows(rows, 0.5)[:, 0]
-    assert not set(picked) & set(shifted), "a second split has other windows"
+    hidden = prepare.hidden_rows(rows)[:, 0]
+    assert len(hidden) == len(picked) // 4
+    assert hidden[-1] > 1730, "it is spread over the whole split as well"
+    assert not set(picked) & set(hidden), "a second split has other windows"
+    assert len(prepare.hidden_rows(rows[:256])) == 0, "of a small split nothing is left"
+    assert len(prepare.hidden_rows(rows[:260])) == 4
 
 
 documents = st.lists(st.integers(1, 30), min_size=1, max_size=60)

@@ -1,0 +1,156 @@
+"""Processes from outside: started in a box, measured with all they start, ended whole. Protected."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import sandbox
+from sandbox import Box
+from spec import HERE
+
+MOST_FILES = 20_000  # that training may leave in its folder
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of whatever its descendants leave behind (Linux)."""
+    if sys.platform == "linux":
+        PR_SET_CHILD_SUBREAPER = 36
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends (Linux); runs in the child."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def descendants(spared: Collection[int] = ()) -> list[psutil.Process]:
+    """Return every live process below this one, but for those of some pids and what is below them."""
+    found: list[psutil.Process] = psutil.Process().children(recursive=True)  # parents before children
+    if not spared:
+        return found
+    left, hidden = [], set(spared)
+    for process in found:
+        try:
+            if process.pid in hidden or process.ppid() in hidden:
+                hidden.add(process.pid)
+            else:
+                left.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return left
+
+
+def end_descendants(spared: Collection[int] = ()) -> None:
+    """Kill every process below this one, again until none is left: a fork may race a kill."""
+    for _ in range(200):
+        alive = [p for p in descendants(spared) if _is_alive(p)]
+        if not alive:
+            break
+        for process in alive:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(alive, timeout=0.2)
+    while True:  # reap adopted orphans, so that their CPU time is counted
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process tree has used."""
+
+    cpu: float  # seconds of all descendants, dead or alive
+    resident: int  # bytes of the live ones
+    processes: int
+
+
+def tree_usage(spared: Collection[int] = ()) -> Usage:
+    """Return what our descendants have used, but for those of some pids."""
+    reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu, resident, count = reaped.ru_utime + reaped.ru_stime, 0, 0
+    for process in descendants(spared):
+        try:
+            with process.oneshot():
+                times, memory = process.cpu_times(), process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+        cpu += times.user + times.system + times.children_user + times.children_system
+        resident += memory
+        count += 1
+    return Usage(cpu, resident, count)
+
+
+def written(folder: Path, bytes_allowed: int) -> str | None:
+    """Return what is too much of what lies in a folder; None where nothing is."""
+    size = files = 0
+    folders = [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    files += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    else:
+                        size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if files > MOST_FILES:
+                        return f"wrote more than {MOST_FILES} files"
+        except OSError:  # gone since
+            continue
+    return f"wrote more than {bytes_allowed / 1e9:.1f} GB" if size > bytes_allowed else None
+
+
+def start(
+    script: str,
+    words: list[str],
+    env: dict[str, str],
+    folder: Path,
+    box: Box | None,
+    pipes: tuple[int, ...],
+    **streams: Any,
+) -> subprocess.Popen[bytes]:
+    """Start a script of ours in a box and a session of its own. It keeps `pipes`, and ends when we end."""
+    command = [sys.executable, "-E", "-s", "-B", "-u", str(HERE / script), *words]
+    return subprocess.Popen(
+        command if box is None else sandbox.command(box, command),
+        stdin=subprocess.DEVNULL,
+        cwd=folder,
+        env=env,
+        pass_fds=pipes,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509  the harness has one thread
+        **streams,
+    )
+
+
+def stop(child: subprocess.Popen[bytes], spared: Collection[int] = ()) -> None:
+    """End the child and everything it left behind; collect its exit code."""
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+    end_descendants(spared)
