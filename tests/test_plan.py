@@ -311,6 +311,24 @@ def test_the_end_says_why(changes: dict[str, object], reason: str, complete: boo
     assert finish.complete is complete
 
 
+class Waiting(ConfirmPolicy):
+    """Leaves to its author whatever was measured."""
+
+    def decide(self, *_: object) -> tuple[()]:
+        return ()
+
+
+def test_what_was_left_undecided_is_told_at_the_end() -> None:
+    kept = [experiment(2, Verdict.KEEP), run("e0002.1", 0.5)]
+    old, new = experiment(3), experiment(4, parent="e0002")
+    past = history(*BASE, *kept, old, new, run("e0003.1", 0.4), run("e0004.1", 0.4))
+    told = plan(snapshot(past, agent_gone="done"), Waiting(Judging()))
+    assert [(a.experiment, a.verdict, a.reason) for a in told if isinstance(a, Decide)] == [
+        ("e0003", Verdict.DISCARD, "promising on e0001; the study ended before it was done anew on the best"),
+        ("e0004", Verdict.DISCARD, "promising on e0002; the study ended before it was confirmed"),
+    ]
+
+
 def test_runs_for_a_kind_the_pool_lacks_end_the_study_instead_of_waiting_for_ever() -> None:
     stranded = replace(run("e0001.4", purpose=Purpose.CALIBRATE), kind="H200")
     (finish,) = plan(snapshot(history(*BASE, stranded), agent_gone="done"), POLICY)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from autoresearch.config import Judging
-from autoresearch.experiment import FailureKind, Goal, Purpose, RunState, Verdict
+from autoresearch.experiment import FailureKind, Goal, Purpose, RunState, Verdict, Worker
 from autoresearch.judging.policy import ConfirmPolicy, Decide, Order
 from autoresearch.judging.statistics import best_estimate, estimate, noise
 from builders import baseline, experiment, history, run
@@ -151,9 +151,9 @@ def test_confirmations_go_before_screens_and_kinds_are_respected() -> None:
     screen, confirm = run("e0002.1"), run("e0003.2", purpose=Purpose.CONFIRM, created_at=99.0)
     bound = replace(run("e0004.1", purpose=Purpose.BASELINE), kind="H200")
     past = history()
-    assert POLICY.next_run(past, [screen, confirm, bound], "cpu") == confirm
-    assert POLICY.next_run(past, [screen, confirm, bound], "H200") == bound
-    assert POLICY.next_run(past, [bound], "cpu") is None
+    assert POLICY.next_run(past, [screen, confirm, bound], Worker(name="cpu-01", kind="cpu")) == confirm
+    assert POLICY.next_run(past, [screen, confirm, bound], Worker(name="h200-01", kind="H200")) == bound
+    assert POLICY.next_run(past, [bound], Worker(name="cpu-01", kind="cpu")) is None
 
 
 def test_identical_code_is_seldom_kept() -> None:
@@ -185,3 +185,36 @@ def test_a_real_effect_is_kept() -> None:
         assert isinstance(verdict, Decide)
         kept += verdict.verdict is Verdict.KEEP
     assert kept > 90, kept
+
+
+GONE = RunState.CANCELLED
+
+
+def test_a_screen_that_was_cancelled_says_nothing_of_what_was_asked_for_again() -> None:
+    past = [*baseline(2.0, 2.01, 2.02), experiment(2), run("e0002.1", state=GONE), run("e0002.2", 1.5)]
+    (order,) = decide(*past)
+    assert isinstance(order, Order)
+    assert order.purpose is Purpose.CONFIRM
+
+
+def test_a_confirmation_more_that_was_cancelled_takes_no_win_away() -> None:
+    confirmed = run("e0002.2", 1.5, purpose=Purpose.CONFIRM)
+    more = run("e0002.3", state=GONE, purpose=Purpose.CONFIRM, cancelled_by="ann")
+    (kept,) = decide(*baseline(2.0, 2.01, 2.02), experiment(2), run("e0002.1", 1.5), confirmed, more)
+    assert isinstance(kept, Decide)
+    assert kept.verdict is Verdict.KEEP
+
+
+def test_an_only_confirmation_that_was_cancelled_ends_the_experiment() -> None:
+    gone = run("e0002.2", state=GONE, purpose=Purpose.CONFIRM, cancelled_by="ann")
+    (dropped,) = decide(*baseline(2.0, 2.01, 2.02), experiment(2), run("e0002.1", 1.5), gone)
+    assert isinstance(dropped, Decide)
+    assert (dropped.verdict, dropped.reason) == (Verdict.DISCARD, "its confirmation was cancelled by ann")
+
+
+def test_a_confirmation_on_another_kind_neither_confirms_nor_refutes() -> None:
+    for elsewhere in (0.5, 3.0):
+        other = run("e0002.2", elsewhere, purpose=Purpose.CONFIRM, kind="H200")
+        (order,) = decide(*baseline(2.0, 2.01, 2.02), experiment(2), run("e0002.1", 1.5), other)
+        assert isinstance(order, Order)
+        assert (order.purpose, order.kind) == (Purpose.CONFIRM, "cpu")

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from autoresearch.brief import Brief, Tried
-from autoresearch.constants import Constant, edits_between, find_constants, set_constants
+from autoresearch.constants import Constant, find_constants, setting
 from autoresearch.errors import AgentError, UsageError
-from autoresearch.experiment import Proposal, Verdict
+from autoresearch.experiment import FailureKind, Files, Proposal, Verdict
 from autoresearch.protocols import Reply
 
 if TYPE_CHECKING:
@@ -80,13 +80,13 @@ class SweepAgent:
 
     def propose(self, brief: Brief, n: int) -> Reply:
         """Return up to n proposals, fewer where nothing new was found; AgentError without constants."""
-        file = next((name for name in brief.files if name.endswith(".py")), None)
-        current = find_constants(brief.files[file], brief.profile) if file else {}
-        base = find_constants(brief.baseline_files.get(file or "", ""), brief.profile)
+        current = _constants(brief.files, brief.profile)
+        base = _constants(brief.baseline_files, brief.profile)
         found = (_dimension(base[name]) for name in sorted(base) if name in current)
         space = {dimension.name: dimension for dimension in found if dimension}
-        if file is None or not space:
-            raise AgentError("train.py has no numeric constants to search", retryable=False)
+        if not space:
+            names = ", ".join(brief.files)
+            raise AgentError(f"{names}: there are no numeric constants to search", retryable=False)
         study = _told(brief, space, self._seed)
         seen = {_key(tried.constants, space) for tried in brief.tried}
         rng = random.Random(f"{self._seed}:{brief.seed}:{brief.serial}")  # noqa: S311  not for secrets
@@ -95,7 +95,7 @@ class SweepAgent:
             changes = _new_idea(study, space, current, seen, rng)
             if changes is None:
                 break
-            proposals.append(_proposal(brief, file, current, changes))
+            proposals.append(_proposal(brief, current, changes))
         if not proposals:
             raise AgentError("every neighbouring value was tried", retryable=False)
         return Reply(proposals=tuple(proposals))
@@ -124,16 +124,20 @@ def _new_idea(
     return None
 
 
-def _proposal(
-    brief: Brief, file: str, current: Mapping[str, Constant], changes: Mapping[str, int | float]
-) -> Proposal:
-    before = brief.files[file]
-    after = set_constants(before, changes, brief.profile)
+def _constants(files: Files, profile: str) -> dict[str, Constant]:
+    """Return the constants of the Python files by name; of one in several files, the first file's."""
+    found: dict[str, Constant] = {}
+    for name, text in files.items():
+        if name.endswith(".py"):
+            found = find_constants(text, profile) | found
+    return found
+
+
+def _proposal(brief: Brief, current: Mapping[str, Constant], changes: Mapping[str, int | float]) -> Proposal:
     said = ", ".join(f"{name} {current[name].value:g} -> {value:g}" for name, value in changes.items())
-    only = file if len(brief.files) > 1 else None
     return Proposal(
         hypothesis=said,
-        edits=edits_between(before, after, only),
+        edits=setting(brief.files, changes, brief.profile),
         parent=brief.parent,
         author="sweep",
         base=brief.parent,
@@ -166,7 +170,8 @@ def _told(brief: Brief, space: Space, seed: int) -> Study:
         encoded = {name: space[name].encode(tried.constants.get(name, math.nan)) for name in space}
         if None in encoded.values():
             continue
-        value = worst if tried.verdict is Verdict.CRASH else values[tried.id]
+        hopeless = tried.failure is not None and tried.failure.kind is FailureKind.PRUNED
+        value = worst if tried.verdict is Verdict.CRASH or hopeless else values[tried.id]
         state = optuna.trial.TrialState.RUNNING if value is None else optuna.trial.TrialState.COMPLETE
         if value is not None or tried.pending:
             study.add_trial(

@@ -126,6 +126,8 @@ def _create(folder: Path, job: JobSpec, env: Mapping[str, str]) -> None:
     try:
         shutil.rmtree(scratch, ignore_errors=True)  # of a dispatcher that died here
         scratch.mkdir(parents=True)
+        if env.get("AUTORESEARCH_BESIDE"):
+            _copy_pinned(Path(env["AUTORESEARCH_PROTECTED"]), scratch)
         for name, text in job.files.items():
             target = scratch / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +145,14 @@ def _create(folder: Path, job: JobSpec, env: Mapping[str, str]) -> None:
         raise StorageError(
             f"cannot write {folder}: {error.strerror}", "free some space; `autoresearch run` then resumes"
         ) from error
+
+
+def _copy_pinned(protected: Path, folder: Path) -> None:
+    """Copy the files a study has pinned, and nothing that has come to lie beside them."""
+    for name in json.loads((protected / "protected.json").read_bytes()):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(protected / name, target)
 
 
 def _status(folder: Path) -> JobStatus:

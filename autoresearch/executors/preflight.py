@@ -17,7 +17,10 @@ from autoresearch.files import read_tail
 from autoresearch.logparse import TAIL_BYTES, parse_report
 
 SLOT = Slot(worker=Worker(name="preflight", kind="cpu"), env={"CUDA_VISIBLE_DEVICES": ""})
-_INCONCLUSIVE = frozenset({FailureKind.TIMEOUT, FailureKind.KILLED, FailureKind.UNFIT, FailureKind.LOST})
+_INCONCLUSIVE = frozenset(  # this machine is not the worker, and may be smaller
+    {FailureKind.TIMEOUT, FailureKind.KILLED, FailureKind.UNFIT, FailureKind.LOST}
+    | {FailureKind.OUT_OF_MEMORY, FailureKind.LIMIT}
+)
 
 
 class LocalPreflight:
@@ -57,6 +60,9 @@ class LocalPreflight:
         if status is not JobStatus.DONE:
             return False, None
         ended = self._executor.fetch(name)
+        if ended.cancelled:  # by a dispatcher that was ending: it says nothing of the code
+            self.forget(proposal)
+            return False, None
         log = read_tail(Path(ended.log), TAIL_BYTES)
         if ended.exit_code == 0:
             return True, None

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoresearch.config import Judging
-from autoresearch.experiment import Experiment, Failure, FailureKind, Purpose, Run, RunState, Verdict
+from autoresearch.experiment import Experiment, Failure, FailureKind, Purpose, Run, RunState, Verdict, Worker
 from autoresearch.history import BASELINE, History
+from autoresearch.judging.pruning import pruned
 from autoresearch.judging.statistics import Noise, estimate, noise
 
-FRESH_RUNS_OF_INCUMBENT = 2
+FRESH_RUNS = 2  # of the best, that a claim of its value needs
 MIN_BASELINE_RUNS = 2  # noise cannot be told from fewer
 
 
@@ -43,7 +44,25 @@ class Order:
     why: str
 
 
-Decision = Decide | Order
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw:
+    """Take back a run whose question is answered."""
+
+    run: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge:
+    """Discard a winner on an old base, and have its edits tried on today's best."""
+
+    experiment: str
+    reason: str
+
+
+ASKED_FOR = "asked for by"  # how the reason of a run begins that a person or an agent wanted
+MERGE_QUEUE = "merge queue"  # the author of what is stacked mechanically
+Decision = Decide | Order | Withdraw | Merge
 
 
 class ConfirmPolicy:
@@ -52,11 +71,12 @@ class ConfirmPolicy:
     def __init__(self, judging: Judging) -> None:
         self._judging = judging
 
-    def decide(self, history: History) -> list[Decision]:
+    def decide(self, history: History, workers: Sequence[Worker] = (), now: float = 0.0) -> list[Decision]:
         """Return the verdicts that are due and the runs they still need, in order of experiment.
 
         At most one verdict is KEEP, since a keep moves the base the others are judged on.
         """
+        del workers, now
         if not history.experiments:
             return []
         baseline = history.experiments[BASELINE]
@@ -81,9 +101,9 @@ class ConfirmPolicy:
                 break
         return decisions
 
-    def next_run(self, _: History, queued: Sequence[Run], worker_kind: str) -> Run | None:
-        """Return which queued run a free worker of that kind takes: what decides most goes first."""
-        fitting = [run for run in queued if run.kind in {None, worker_kind}]
+    def next_run(self, _: History, queued: Sequence[Run], worker: Worker) -> Run | None:
+        """Return which queued run a free worker takes: what decides most goes first."""
+        fitting = [run for run in queued if run.kind in {None, worker.kind}]
         order = (Purpose.BASELINE, Purpose.CONFIRM, Purpose.CALIBRATE, Purpose.SCREEN)
         return min(fitting, key=lambda run: (order.index(run.purpose), run.created_at, run.id), default=None)
 
@@ -93,7 +113,7 @@ class ConfirmPolicy:
             return []
         measured = [run for run in runs if run.measurement is not None]
         if len(measured) < MIN_BASELINE_RUNS:
-            return [Decide(experiment=BASELINE, verdict=Verdict.CRASH, reason=str(_failure(runs)))]
+            return [Decide(experiment=BASELINE, verdict=Verdict.CRASH, reason=str(failure_of(runs)))]
         return [Decide(experiment=BASELINE, verdict=Verdict.KEEP, reason=f"baseline, {len(measured)} runs")]
 
     def _calibrations(self, history: History, incumbent: Experiment) -> list[Order]:
@@ -102,20 +122,23 @@ class ConfirmPolicy:
             return []
         for kind in sorted({run.worker_kind or "" for run in history.finished(incumbent.id)}):
             known = estimate(history, incumbent.id, kind)
-            if known and known.n < FRESH_RUNS_OF_INCUMBENT and _wanted(history, incumbent.id, kind):
+            if known and known.n < FRESH_RUNS and _wanted(history, incumbent.id, kind):
                 why = f"the new best has {known.n} fresh run on {kind}"
                 return [Order(experiment=incumbent.id, purpose=Purpose.CALIBRATE, kind=kind, why=why)]
         return []
 
     def _judge(self, history: History, experiment: Experiment, incumbent: Experiment) -> Decision | None:
         runs = history.runs_of(experiment.id)
+        if ended := pruned(runs):
+            return Decide(experiment=experiment.id, verdict=Verdict.DISCARD, reason=str(ended.failure))
         failed = [run for run in runs if run.measurement is None and run.state is not RunState.CANCELLED]
         if failed:
-            return Decide(experiment=experiment.id, verdict=Verdict.CRASH, reason=str(_failure(failed)))
+            return Decide(experiment=experiment.id, verdict=Verdict.CRASH, reason=str(failure_of(failed)))
         measured = history.finished(experiment.id)
         if not measured:
             return None
         kind = measured[0].worker_kind or ""
+        measured = history.finished(experiment.id, kind)  # others may have been asked for elsewhere
         base = estimate(history, incumbent.id, kind)
         if base is None:
             if history.is_open(incumbent.id):
@@ -135,7 +158,12 @@ class ConfirmPolicy:
                 reason = f"{said}: {_signed(delta)} against {incumbent.id}, noise of a difference {sd:.5f}"
                 return Decide(experiment=experiment.id, verdict=Verdict.DISCARD, reason=reason)
         shown = ", ".join(_signed(delta) for _, delta in deltas)
-        if not any(run.purpose is Purpose.CONFIRM for run in measured):
+        confirmed = any(run.purpose is Purpose.CONFIRM for run in measured)
+        taken_back = [r for r in runs if r.purpose is Purpose.CONFIRM and r.state is RunState.CANCELLED]
+        if taken_back and not confirmed:
+            reason = f"its confirmation was cancelled by {taken_back[-1].cancelled_by}"
+            return Decide(experiment=experiment.id, verdict=Verdict.DISCARD, reason=reason)
+        if not confirmed:
             why = f"{shown} against {incumbent.id}, noise {sd:.5f}: does it hold on a fresh seed?"
             return Order(experiment=experiment.id, purpose=Purpose.CONFIRM, kind=kind, why=why)
         reason = f"{shown} against {incumbent.id}, noise of a difference {sd:.5f}"
@@ -157,7 +185,8 @@ def _widest(history: History) -> Noise:
     return max(known, key=lambda n: n.sigma, default=Noise(sigma=float("inf"), df=0))
 
 
-def _failure(runs: Sequence[Run]) -> Failure:
+def failure_of(runs: Sequence[Run]) -> Failure:
+    """Return why runs failed, as the first of them that says so does."""
     unknown = Failure(kind=FailureKind.NO_RESULT, message="")
     return next((run.failure for run in runs if run.failure), unknown)
 

@@ -1,0 +1,344 @@
+"""The posterior queue: what is kept, dropped, measured again, stacked or handed back. Pure.
+
+    keep     an experiment whose probability of being useless is small enough: at most JUMP times the
+             error target alone, and with it the expected share of useless keeps within the target
+             (the posterior expected false discovery rate, Mueller et al. 2004)
+    drop     one whose expected improvement per run still needed is too small
+    confirm  the others, the most promising first, on workers that have not measured them
+    control  the incumbent itself, until its value is known well enough for what it is compared with
+    stack    a winner on an old base is done anew on today's: by the agent where much is at stake and
+             it does so in time, else by the merge queue, which applies the same edits there
+
+A run is worth its expected improvement per run still needed (`Prospect.worth`). The rules and their
+numbers come from simulation (benchmarks/policies.py); scales are in noises of a run, so that another
+metric needs no others. A pure function of the history: see `belief` for the estimates it rests on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from autoresearch.config import Judging
+from autoresearch.experiment import OVER, Experiment, Purpose, Run, RunState, Verdict, Worker
+from autoresearch.history import BASELINE, History, is_unselected
+from autoresearch.judging.effects import SHARES, Prospect
+from autoresearch.judging.learning import Candidate, Learner
+from autoresearch.judging.policy import (
+    ASKED_FOR,
+    FRESH_RUNS,
+    MERGE_QUEUE,
+    MIN_BASELINE_RUNS,
+    Decide,
+    Decision,
+    Merge,
+    Order,
+    Withdraw,
+    failure_of,
+)
+from autoresearch.judging.pruning import pruned
+
+WAIT = 0.5  # of a run's time, that a run waits for the best worker for it
+TRIALS = 3  # winners that the agent did not do anew, after which it is not waited for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The numbers of the policy; changed by benchmarks only. Scales are in noises of a run."""
+
+    target: float = 0.05  # share of keeps that may be useless
+    jump: float = 2.4  # times the target: what one keep may risk
+    worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped
+    baseline_share: float = 0.5  # of the workers of each kind, that begin with the baseline
+    at_once: int = 3  # confirmations of one experiment at once
+    confirms: float = 0.5  # of all workers
+    controls: float = 0.25
+    base_runs: float = 20.0  # the best should be known as well as by so many runs
+    base_start: float = 6.0  # to begin with, and per experiment compared with it:
+    base_growth: float = 0.5
+    much: float = 0.0  # a stale winner of more is for the agent to do anew
+    patience: float = 4.0  # for that, in runs' times; before it has ever done so:
+    trial: float = 1.0
+    most_runs: float = 14.0
+    # Parts that benchmarks leave out:
+    hands_back: bool = True
+    merges: bool = True
+    offsets: bool = True
+    shrinks: bool = True
+    reworked_hold: bool = True
+    drift: float = 0.3
+
+
+class PosteriorPolicy:
+    """Decides by what is believed of each experiment, given all runs of the study."""
+
+    def __init__(
+        self, judging: Judging, *, first_kind: str, noise: float | None = None, rules: Rules | None = None
+    ) -> None:
+        """Judge a study whose results are told on the scale of its first kind of worker.
+
+        `noise` is how much two runs are expected to differ before any was measured, as a standard
+        deviation; None: as much as the runs of the baseline do.
+        """
+        self._judging = judging
+        self._rules = rules = rules or Rules(target=judging.useless_keeps)
+        shares = SHARES if rules.shrinks else (0.0, 0.5, 0.5)
+        self.learner = Learner(
+            first_kind,
+            noise,
+            shares=shares,
+            drift=rules.drift,
+            offsets=rules.offsets,
+            reworked_hold=rules.reworked_hold,
+        )
+        self._sign = 1
+        self._workers: Sequence[Worker] = ()  # as of the last decision, as is the next one
+        self._now = 0.0
+
+    # -- the two questions -----------------------------------------------------------------------
+
+    def decide(self, history: History, workers: Sequence[Worker], now: float) -> list[Decision]:
+        """Return the verdicts that are due, the runs that are wanted and those that no longer are."""
+        self._workers, self._now = workers, now
+        baseline = history.experiments.get(BASELINE)
+        if baseline is None:
+            return []
+        if baseline.verdict is None:
+            return list(self._baseline(history))
+        incumbent = history.incumbent()
+        if incumbent is None or not self.learner.learn(history):
+            return []
+        self._sign = history.goal.sign
+        failed = list(self._failed(history))
+        decisions: list[Decision] = [*failed]
+        gone = {decision.experiment for decision in failed}
+        if not self.learner.belief.knows(incumbent.id):
+            return decisions
+        found = self.learner.candidates(history, incumbent)
+        candidates = [c for c in found if c.experiment.id not in gone]
+        kept = self._keep(candidates)
+        if kept:
+            return [*decisions, kept]
+        over, left = self._settle(history, candidates, incumbent)
+        decisions += over
+        decisions += self._unwanted(history, incumbent)
+        decisions += self._orders(history, left, incumbent)
+        return decisions
+
+    def next_run(self, history: History, queued: Sequence[Run], worker: Worker) -> Run | None:
+        """Return which of the queued runs a free worker takes: where it teaches most goes first."""
+        fitting = [run for run in queued if run.kind in {None, worker.kind}]
+        ranked = [(rank, run.id, run) for run in fitting if (rank := self._rank(history, run, worker))]
+        return min(ranked)[2] if ranked else None
+
+    def _rank(self, history: History, run: Run, worker: Worker) -> tuple[float, float] | None:
+        """Return where a run stands in a worker's queue, lower first; None: it is for another worker.
+
+        What one worker has measured is confirmed better on another, and a control is made where it
+        teaches most; but neither waits for that longer than a share of a run's time.
+        """
+        ran = Counter(other.worker for other in history.runs_of(run.experiment))
+        mine = ran[worker.name]
+        waits = self._now - run.created_at < WAIT * self._usual_seconds()
+        match run.purpose:
+            case Purpose.BASELINE:
+                return (0.0, float(mine))
+            case Purpose.CONFIRM:
+                others = [ran[w.name] for w in self._workers if w.ready and run.kind in {None, w.kind}]
+                if waits and mine > min(others, default=mine):
+                    return None
+                return (1.0, -self.learner.worth(run.experiment) * (0.5 if mine else 1.0))
+            case Purpose.CALIBRATE:
+                if waits and run.kind is None and not self._teaches_enough(run.experiment, worker):
+                    return None
+                return (2.0, float(mine))
+        return (3.0, run.created_at)
+
+    def _teaches_enough(self, base: str, worker: Worker) -> bool:
+        """Whether a control teaches about as much on a worker as on the best one for it."""
+        belief = self.learner.belief if self.learner.has_learned else None
+        if belief is None or not belief.knows(base):
+            return True
+        others = [belief.teaches(base, other.name, other.kind) for other in self._workers if other.ready]
+        return belief.teaches(base, worker.name, worker.kind) >= 0.7 * max(others, default=0.0)
+
+    # -- deciding --------------------------------------------------------------------------------
+
+    def _baseline(self, history: History) -> Iterator[Decision]:
+        """Yield the baseline's verdict, and one run of it for every worker that has none yet."""
+        runs = history.runs_of(BASELINE)
+        measured = [run for run in runs if run.measurement is not None]
+        enough = self._judging.baseline_runs if history.is_open(BASELINE) else MIN_BASELINE_RUNS
+        if len(measured) >= enough:
+            yield Decide(experiment=BASELINE, verdict=Verdict.KEEP, reason=f"baseline, {len(measured)} runs")
+        elif not history.is_open(BASELINE):
+            yield Decide(experiment=BASELINE, verdict=Verdict.CRASH, reason=str(failure_of(runs)))
+        else:
+            there = Counter(run.kind for run in runs)
+            for kind, count in Counter(worker.kind for worker in self._workers).items():
+                wanted = max(min(count, 2), math.ceil(self._rules.baseline_share * count))
+                why = f"baseline: what {kind} makes of known code"
+                for _ in range(wanted - there[kind]):
+                    yield Order(experiment=BASELINE, purpose=Purpose.BASELINE, kind=kind, why=why)
+
+    def _failed(self, history: History) -> Iterator[Decide]:
+        """Yield the verdicts on experiments of which a run failed or was ended early."""
+        for e in history.without_verdict():
+            if history.is_open(e.id):
+                continue
+            runs = history.runs_of(e.id)
+            failed = [run for run in runs if run.state in {RunState.FAILED, RunState.LOST}]
+            if ended := pruned(runs):
+                yield _discard(e.id, str(ended.failure))
+            elif failed and not (history.finished(e.id) and all(r.state is RunState.LOST for r in failed)):
+                yield Decide(experiment=e.id, verdict=Verdict.CRASH, reason=str(failure_of(failed)))
+
+    def _keep(self, candidates: Sequence[Candidate]) -> Decide | None:
+        """Return the best of what may be kept now, if anything."""
+        target, risks = self._rules.target, self.learner.risks.values()
+        allowed = min(self._rules.jump * target, target * (len(risks) + 1) - sum(risks))
+        allowed = max(allowed, target / 2)
+        sure = [c for c in candidates if c.outright.useless <= allowed]
+        best = max(sure, key=lambda c: c.outright.gain, default=None)
+        if best is None:
+            return None
+        reason = f"{self._said(best.outright)}, {_runs(best.runs)}"
+        return Decide(experiment=best.experiment.id, verdict=Verdict.KEEP, reason=reason)
+
+    def _said(self, prospect: Prospect) -> str:
+        better = 1 - prospect.useless
+        shown = f"{better:.2f}" if better < 0.995 else f"{min(better, 0.9999):.4f}"
+        return f"{-prospect.gain * self._sign:+.5f} expected, better with P {shown}"
+
+    def _settle(
+        self, history: History, candidates: Sequence[Candidate], incumbent: Experiment
+    ) -> tuple[list[Decision], list[Candidate]]:
+        """Return the verdicts on what is over, and what is still to be measured."""
+        bar, unit = self._bar(), self.learner.unit
+        most = self._rules.most_runs * max(1.0, (self.learner.belief.sigma / unit) ** 2)
+        stale = any(c.stale for c in candidates)
+        made = history.experiments.values() if stale else ()
+        again = [e for e in made if e.reworks and e.verdict is not Verdict.CRASH]
+        reworked = {e.reworks: e.id for e in again}
+        patience = self._patience(again)
+        over: list[Decision] = []
+        left: list[Candidate] = []
+        for c in candidates:
+            name = c.experiment.id
+            hopeless = c.prospect.worth < (bar / 2 if c.open else bar) or c.runs >= most
+            if c.stale and name in reworked:
+                over.append(_discard(name, f"done anew as {reworked[name]}"))
+            elif hopeless:
+                over.append(_discard(name, f"not worth more runs: {self._said(c.prospect)}, {_runs(c.runs)}"))
+            elif not c.stale:
+                left.append(c)
+            elif not any(run.purpose is Purpose.SCREEN for run in c.open):
+                over += self._stale(c, incumbent, patience)
+        return over, left
+
+    def _patience(self, again: Sequence[Experiment]) -> float:
+        """Return for how many seconds the agent may do a winner anew, by what it has made of others."""
+        stacked = sum(e.author == MERGE_QUEUE for e in again)
+        if len(again) > stacked:
+            return self._rules.patience * self._usual_seconds()
+        return self._rules.trial * self._usual_seconds() if stacked < TRIALS else 0.0
+
+    def _usual_seconds(self) -> float:
+        """Return how long the baseline's runs took."""
+        baseline = self.learner.belief.runs_of(BASELINE) if self.learner.has_learned else ()
+        lasted = [run.seconds for run in baseline if run.seconds]
+        return sum(lasted) / max(1, len(lasted))
+
+    def _stale(self, c: Candidate, incumbent: Experiment, patience: float) -> Iterator[Decision]:
+        """Yield what becomes of a winner on an old base: the agent or the merge queue does it anew."""
+        name = c.experiment.id
+        said = f"won on {c.experiment.parent}, before {incumbent.id}: {self._said(c.prospect)}"
+        since = max(incumbent.judged_at or 0.0, self._last_end(name))
+        waited = self._now - since >= patience
+        much = c.prospect.gain > self._rules.much * self.learner.unit
+        if self._rules.hands_back and much and not waited:
+            return  # it stands in the brief until then
+        if self._rules.merges:
+            yield Merge(experiment=name, reason=said)
+        else:
+            yield _discard(name, said)
+
+    def _bar(self) -> float:
+        """Return what a run must be worth, as expected improvement."""
+        unit = self.learner.unit
+        return self._rules.worth * unit * min(1.0, unit / self.learner.belief.sigma)
+
+    def _last_end(self, name: str) -> float:
+        return max((run.ended_at or 0.0 for run in self.learner.belief.runs_of(name)), default=0.0)
+
+    def _unwanted(self, history: History, incumbent: Experiment) -> Iterator[Withdraw]:
+        """Yield the confirmations and controls whose question is answered."""
+        fresh = len(self.learner.belief.unselected(incumbent.id))
+        over = not history.without_verdict() and fresh >= FRESH_RUNS
+        for name in history.open_experiments():
+            e = history.experiments[name]
+            if e.verdict is None or (name == incumbent.id and not over):
+                continue
+            for run in _open(history, name):
+                ours = run.purpose in {Purpose.CONFIRM, Purpose.CALIBRATE}
+                if ours and not run.why.startswith(ASKED_FOR):
+                    yield Withdraw(run=run.id, why=f"{name} is judged: {e.verdict}")
+
+    def _orders(self, history: History, left: Sequence[Candidate], incumbent: Experiment) -> Iterator[Order]:
+        """Yield the confirmations and controls that are wanted beside those under way."""
+        rules, workers = self._rules, len(self._workers)
+        purposes = Counter(run.purpose for name in history.open_experiments() for run in _open(history, name))
+        room = math.ceil(rules.confirms * workers) - purposes[Purpose.CONFIRM]
+        bar = self._bar() / 2
+        ordered: defaultdict[str, int] = defaultdict(int)
+        while room > 0:
+            best, worth = None, bar
+            for c in left:
+                under_way = len(c.open) + ordered[c.experiment.id]
+                value = c.prospect.worth / (1 + under_way)
+                if under_way < min(math.ceil(c.prospect.need), rules.at_once) and value > worth:
+                    best, worth = c, value
+            if best is None:
+                break
+            ordered[best.experiment.id] += 1
+            room -= 1
+            why = f"{self._said(best.prospect)}; {_runs(round(best.prospect.need))} more should tell"
+            yield Order(experiment=best.experiment.id, purpose=Purpose.CONFIRM, kind=None, why=why)
+        yield from self._controls(history, incumbent, math.ceil(rules.controls * workers))
+
+    def _controls(self, history: History, incumbent: Experiment, most: int) -> Iterator[Order]:
+        belief, rules = self.learner.belief, self._rules
+        if not belief.knows(incumbent.id):
+            return
+        compared = self.learner.compared[incumbent.id]
+        start = min(rules.base_start, 1 + 2 * most)
+        wanted = min(rules.base_runs, start + rules.base_growth * compared)
+        variance, noise = belief.value(incumbent.id).variance, belief.noise()
+        under_way = len(_open(history, incumbent.id))
+        controls = [run for run in history.runs_of(incumbent.id) if is_unselected(run) and run.state in OVER]
+        if sum(run.measurement is None and run.cancelled_by is None for run in controls) >= FRESH_RUNS:
+            return  # it fails on some seeds: that is no reason to run it for ever
+        missing = FRESH_RUNS - len(belief.unselected(incumbent.id)) - under_way  # for a claim of its value
+        if history.without_verdict() and variance > noise / wanted:
+            missing = max(missing, min(most - under_way, math.ceil(wanted - noise / variance)))
+        for _ in range(missing):
+            known, aim = math.sqrt(variance), math.sqrt(noise / wanted)
+            why = f"{incumbent.id} is the best and known to {known:.5f}; wanted {aim:.5f}"
+            if known <= aim:
+                why = f"{incumbent.id} is the best, and its value is told by runs it was not chosen by"
+            yield Order(experiment=incumbent.id, purpose=Purpose.CALIBRATE, kind=None, why=why)
+
+
+def _discard(name: str, reason: str) -> Decide:
+    return Decide(experiment=name, verdict=Verdict.DISCARD, reason=reason)
+
+
+def _runs(n: int) -> str:
+    return "1 run" if n == 1 else f"{n} runs"
+
+
+def _open(history: History, name: str) -> list[Run]:
+    """Return the runs under way that nobody has taken back."""
+    return [run for run in history.open_runs(name) if run.cancelled_by is None]

@@ -1,0 +1,295 @@
+"""What the posterior queue decides, on histories of a few lines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoresearch.config import Judging
+from autoresearch.experiment import Experiment, FailureKind, Goal, Purpose, Run, RunState, Verdict, Worker
+from autoresearch.history import History
+from autoresearch.judging.effects import Effects
+from autoresearch.judging.learning import Learner
+from autoresearch.judging.policy import ASKED_FOR, MERGE_QUEUE, Decide, Decision, Merge, Order, Withdraw
+from autoresearch.judging.posterior import PosteriorPolicy, Rules
+from autoresearch.judging.state import Gaussian
+from builders import experiment, history, run
+
+SIGMA = 1e-3
+WORKERS = tuple(Worker(name=f"H100-{i:02d}", kind="H100") for i in range(1, 9))
+START = 100.0  # seconds of every run
+
+
+def measured(name: str, value: float, at: float, *, worker: int = 1, **changes: object) -> Run:
+    """Return a run that ended at a moment."""
+    defaults = {"worker": WORKERS[worker - 1].name, "started_at": at - START, "ended_at": at}
+    return run(name, value, kind="H100", **{**defaults, **changes})  # type: ignore[arg-type]
+
+
+def base(runs: int = 8) -> list[Experiment | Run]:
+    """Return a baseline of 1.0, known well."""
+    values = [1.0 + SIGMA * math.sin(i) / 2 for i in range(runs)]
+    ran = [
+        measured(f"e0001.{i + 1}", value, 100.0 + i, worker=i % 8 + 1, purpose=Purpose.BASELINE)
+        for i, value in enumerate(values)
+    ]
+    return [experiment(1, Verdict.KEEP, judged_at=150.0), *ran]
+
+
+def policy(**rules: object) -> PosteriorPolicy:
+    return PosteriorPolicy(
+        Judging(),
+        first_kind="H100",
+        noise=SIGMA,
+        rules=Rules(**rules),  # type: ignore[arg-type]
+    )
+
+
+def decide(past: History, now: float = 1000.0, **rules: object) -> list[Decision]:
+    return policy(**rules).decide(past, WORKERS, now)
+
+
+def verdicts(decisions: list[Decision]) -> dict[str, Verdict]:
+    return {d.experiment: d.verdict for d in decisions if isinstance(d, Decide)}
+
+
+def test_a_large_gain_is_kept_after_one_run_and_nothing_else_is_decided_with_it() -> None:
+    past = history(
+        *base(),
+        experiment(2),
+        measured("e0002.1", 0.99, 300.0),
+        experiment(3),
+        measured("e0003.1", 0.985, 301.0),
+    )
+    assert verdicts(decide(past)) == {"e0003": Verdict.KEEP}, "the better of two"
+
+
+def test_a_harmful_idea_is_dropped_and_a_promising_one_confirmed_elsewhere() -> None:
+    past = history(
+        *base(),
+        experiment(2),
+        measured("e0002.1", 1.01, 300.0),
+        experiment(3),
+        measured("e0003.1", 0.9975, 301.0),
+    )
+    decisions = decide(past)
+    assert verdicts(decisions) == {"e0002": Verdict.DISCARD}
+    wanted = [d for d in decisions if isinstance(d, Order) and d.purpose is Purpose.CONFIRM]
+    assert {d.experiment for d in wanted} == {"e0003"}
+    assert 1 <= len(wanted) <= Rules().at_once
+
+
+def test_a_confirmation_goes_to_a_worker_that_has_not_measured_it_and_waits_for_one_only_so_long() -> None:
+    wanted = run("e0003.2", purpose=Purpose.CONFIRM, created_at=1000.0)
+    past = history(*base(), experiment(3), measured("e0003.1", 0.9975, 301.0), wanted)
+    judge = policy()
+    judge.decide(past, WORKERS, 1000.0)
+    assert judge.next_run(past, [wanted], WORKERS[0]) is None, "it ran there"
+    assert judge.next_run(past, [wanted], WORKERS[1]) == wanted
+    judge.decide(past, WORKERS, 1000.0 + START)
+    assert judge.next_run(past, [wanted], WORKERS[0]) == wanted, "rather there than not at all"
+
+
+def test_a_failed_run_is_a_crash_and_a_lost_confirmation_is_not() -> None:
+    broken = [experiment(2), run("e0002.1", failure=FailureKind.OUT_OF_MEMORY)]
+    lost = run("e0003.2", purpose=Purpose.CONFIRM, state=RunState.LOST, failure=FailureKind.LOST)
+    past = history(*base(), *broken, experiment(3), measured("e0003.1", 1.0, 300.0), lost)
+    told = verdicts(decide(past))
+    assert told["e0002"] is Verdict.CRASH
+    assert told.get("e0003") is not Verdict.CRASH
+
+
+def test_a_run_that_was_ended_early_is_a_discard() -> None:
+    pruned = run("e0002.1", state=RunState.PRUNED, failure=FailureKind.PRUNED)
+    assert verdicts(decide(history(*base(), experiment(2), pruned))) == {"e0002": Verdict.DISCARD}
+
+
+def moved(*things: Experiment | Run) -> History:
+    """Return a past in which e0002 was kept while e0003 ran on the baseline and won too."""
+    kept = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 300.0)]
+    fresh = [
+        measured(f"e0002.{i}", 0.99, 400.0 + i, worker=i, purpose=Purpose.CALIBRATE) for i in range(2, 8)
+    ]
+    return history(
+        *base(), *kept, *fresh, experiment(3), measured("e0003.1", 0.995, 320.0, worker=2), *things
+    )
+
+
+def test_a_winner_on_an_old_base_is_left_to_its_author_and_then_goes_to_the_merge_queue() -> None:
+    early, late = decide(moved(), now=330.0), decide(moved(), now=330.0 + 2 * START)
+    assert "e0003" not in verdicts(early)
+    assert not [d for d in early if isinstance(d, Merge)]
+    assert [d.experiment for d in late if isinstance(d, Merge)] == ["e0003"]
+
+
+def test_what_is_handed_back_is_measured_and_idle_without_a_verdict_on_an_old_base() -> None:
+    others = [
+        *(experiment(4), run("e0004.1")),
+        *(experiment(5), measured("e0005.1", 1.0, 500.0), run("e0005.2", purpose=Purpose.CONFIRM)),
+        *(experiment(6, Verdict.DISCARD), measured("e0006.1", 1.0, 500.0)),
+        *(experiment(7, parent="e0002"), measured("e0007.1", 1.0, 500.0)),
+    ]
+    assert [e.id for e in moved(*others).handed_back()] == ["e0003"]
+    assert history(experiment(3), measured("e0003.1", 1.0, 300.0)).handed_back() == [], "there is no best"
+
+
+def test_who_does_winners_anew_is_waited_for_longer_and_who_never_does_not_at_all() -> None:
+    redone = replace(experiment(4, Verdict.DISCARD), reworks="e0009")
+    patient = decide(moved(redone), now=330.0 + 2 * START)
+    assert not [d for d in patient if isinstance(d, Merge)]
+    stacked = [
+        replace(experiment(n, Verdict.DISCARD), reworks=f"e000{n}x", author=MERGE_QUEUE) for n in (4, 5, 6)
+    ]
+    assert [d.experiment for d in decide(moved(*stacked), now=321.0) if isinstance(d, Merge)] == ["e0003"]
+
+
+def test_a_winner_done_anew_is_over_unless_that_crashed() -> None:
+    redone = replace(experiment(4, parent="e0002"), reworks="e0003")
+    assert verdicts(decide(moved(redone), now=330.0)) == {"e0003": Verdict.DISCARD}
+    broken = replace(redone, verdict=Verdict.CRASH)
+    assert "e0003" not in verdicts(decide(moved(broken), now=330.0))
+
+
+def test_code_that_beats_todays_best_as_it_stands_is_kept_whatever_its_base() -> None:
+    past = moved(experiment(4), measured("e0004.1", 0.97, 500.0))
+    assert verdicts(decide(past)) == {"e0004": Verdict.KEEP}
+
+
+def test_what_is_asked_no_longer_is_taken_back_but_not_what_a_person_wants() -> None:
+    ours = run("e0001.9", purpose=Purpose.CALIBRATE)
+    theirs = run("e0001.10", purpose=Purpose.CONFIRM, why=f"{ASKED_FOR} ada")
+    taken = [d.run for d in decide(moved(ours, theirs)) if isinstance(d, Withdraw)]
+    assert taken == ["e0001.9"]
+
+
+def test_the_best_is_measured_again_until_it_is_known_and_twice_where_nothing_is_compared() -> None:
+    kept = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 300.0)]
+    alone = [d for d in decide(history(*base(), *kept)) if isinstance(d, Order)]
+    assert [(d.experiment, d.purpose) for d in alone] == [("e0002", Purpose.CALIBRATE)] * 2
+    open_ = [experiment(3), run("e0003.1")]
+    compared = [d for d in decide(history(*base(), *kept, *open_)) if isinstance(d, Order)]
+    assert len(compared) == math.ceil(Rules().controls * len(WORKERS))
+
+
+def test_the_best_that_fails_on_some_seeds_is_not_run_for_ever() -> None:
+    kept = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 300.0)]
+    failed = [run(f"e0002.{i}", purpose=Purpose.CALIBRATE, failure=FailureKind.ERROR) for i in (2, 3)]
+    assert not [d for d in decide(history(*base(), *kept, *failed)) if isinstance(d, Order)]
+
+
+def test_a_policy_that_saw_every_step_decides_as_one_that_sees_the_end() -> None:
+    things = list(moved(experiment(4), measured("e0004.1", 0.9893, 500.0)).experiments.values())
+    past = moved(experiment(4), measured("e0004.1", 0.9893, 500.0))
+    old = policy()
+    runs = sorted((r for r in past.all_runs() if r.ended_at), key=lambda r: r.ended_at or 0.0)
+    for n in range(8, len(runs) + 1):
+        old.decide(history(*things, *runs[:n]), WORKERS, 600.0)
+    assert old.decide(past, WORKERS, 600.0) == decide(past, now=600.0)
+
+
+def test_clocks_of_machines_may_be_ahead_of_ours() -> None:
+    """By them the best's only run ends after it was kept: it is known all the same."""
+    kept = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 900.0)]
+    past = history(*base(), *kept, experiment(3, parent="e0002"), measured("e0003.1", 0.95, 901.0, worker=2))
+    judge = policy()
+    assert verdicts(judge.decide(past, WORKERS, 1000.0)) == {"e0003": Verdict.KEEP}
+    assert judge.learner.belief.value("e0002").mean == pytest.approx(0.99, abs=3 * SIGMA)
+
+
+def test_a_run_that_comes_in_late_changes_nothing_but_its_own_weight() -> None:
+    things = list(moved().experiments.values())
+    runs = sorted(moved().all_runs(), key=lambda r: r.ended_at or 0.0)
+    late = runs[5]
+    old = policy()
+    old.decide(history(*things, *[r for r in runs if r is not late]), WORKERS, 600.0)
+    assert old.decide(moved(), WORKERS, 600.0) == decide(moved(), now=600.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=8), st.floats(-5, 5))
+def test_which_way_the_metric_improves_does_not_matter(noises: list[float], effect: float) -> None:
+    ran = [
+        measured(f"e0001.{i + 1}", 1.0 + SIGMA * noise, 100.0 + i, worker=i % 8 + 1, purpose=Purpose.BASELINE)
+        for i, noise in enumerate(noises)
+    ]
+    things = [experiment(1, Verdict.KEEP, judged_at=150.0), *ran, experiment(2)]
+    low = history(*things, measured("e0002.1", 1.0 + SIGMA * effect, 300.0))
+    mirrored = [
+        replace(t, measurement=replace(t.measurement, value=2.0 - t.measurement.value))
+        if isinstance(t, Run) and t.measurement
+        else t
+        for t in [*things, *low.runs["e0002"]]
+    ]
+    high = history(*mirrored, goal=Goal.MAXIMIZE)
+    assert verdicts(decide(low)) == verdicts(decide(high))
+
+
+# ---------------------------------------------------------------------------
+# The estimates below
+# ---------------------------------------------------------------------------
+
+
+def test_the_filter_is_the_least_squares_solution() -> None:
+    """Baseline and offsets against a direct solve of the same linear model, with the same prior."""
+    rng = np.random.default_rng(5)
+    where = [1, 2, 3, 1, 2, 3, 1, 1]
+    values = 1.0 + SIGMA * rng.normal(size=len(where)) / 3
+    ran = [
+        measured(f"e0001.{i + 1}", float(v), 100.0 + i, worker=w, purpose=Purpose.BASELINE)
+        for i, (v, w) in enumerate(zip(values, where, strict=True))
+    ]
+    past = history(experiment(1, Verdict.KEEP, judged_at=150.0), *ran)
+    learner = Learner("H100", SIGMA, drift=0.0)
+    assert learner.learn(past)
+    noise = SIGMA**2  # what is learned of it in between moves weights by little
+    design = np.zeros((len(where), 4))
+    design[:, 0] = 1.0
+    for i, w in enumerate(where):
+        design[i, w] = 1.0
+    prior = np.diag([0.0, *[1 / (1.7 * SIGMA) ** 2] * 3])
+    solved = np.linalg.solve(design.T @ design / noise + prior, design.T @ values / noise)
+    assert learner.belief.value("e0001").mean == pytest.approx(solved[0] + solved[1:].mean(), abs=SIGMA / 20)
+
+
+def test_noise_is_recovered_from_replicates_and_one_wild_run_hardly_moves_the_base() -> None:
+    rng = np.random.default_rng(6)
+    values = 1.0 + 2 * SIGMA * rng.normal(size=120)
+    ran = [
+        measured(f"e0001.{i + 1}", float(v), 100.0 + i, worker=i % 8 + 1, purpose=Purpose.BASELINE)
+        for i, v in enumerate(values)
+    ]
+    learner = Learner("H100", SIGMA)
+    assert learner.learn(history(experiment(1, Verdict.KEEP, judged_at=900.0), *ran))
+    assert learner.belief.sigma == pytest.approx(2 * SIGMA, rel=0.2)
+    before = learner.belief.value("e0001").mean
+    wild = measured("e0001.121", 1.0 + 40 * SIGMA, 400.0, purpose=Purpose.CALIBRATE)
+    learner.learn(history(experiment(1, Verdict.KEEP, judged_at=900.0), *ran, wild))
+    assert abs(learner.belief.value("e0001").mean - before) < SIGMA / 4
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-20, 20), st.floats(0.1, 3.0), st.integers(3, 6))
+def test_a_posterior_is_a_distribution_and_worse_news_is_never_better(mean: float, sd: float, n: int) -> None:
+    effects = Effects(SIGMA)
+    prior = effects.prior[None, :]
+    found = [Gaussian(mean=m * SIGMA, variance=(sd * SIGMA) ** 2) for m in (mean, mean + 1.0)]
+    one, other = (effects.posteriors(prior, [each], [n], SIGMA**2) for each in found)
+    assert one.sum() == pytest.approx(1.0)
+    better, worse = (effects.prospects(p, [n], SIGMA**2)[0] for p in (one, other))
+    assert better.useless <= worse.useless + 1e-6
+
+
+def test_an_idea_done_anew_starts_from_what_is_known_of_it() -> None:
+    effects = Effects(SIGMA)
+    found = Gaussian(mean=-4 * SIGMA, variance=SIGMA**2)
+    known = effects.posteriors(effects.prior[None, :], [found], [1], SIGMA**2)[0]
+    stacked, redone = (effects.remaining(known, stacked=way) for way in (True, False))
+    means = [effects.moments(each).mean for each in (known, redone, stacked)]
+    assert means == sorted(means), "less of it remains where it is merely stacked"
+    assert means[-1] < 0
+    assert stacked.sum() == pytest.approx(1.0)
