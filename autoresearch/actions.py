@@ -9,7 +9,8 @@ from enum import StrEnum
 from autoresearch.budget import Budget, Usage
 from autoresearch.experiment import JobStatus, Proposal, Worker
 from autoresearch.history import History
-from autoresearch.judging.policy import Decide, Order
+from autoresearch.judging.policy import Decide, Merge, Order, Withdraw
+from autoresearch.judging.stopping import Outlook
 
 
 class Request(StrEnum):
@@ -43,10 +44,13 @@ class Snapshot:
     request: Request = Request.NONE
     checked: Mapping[int, bool] = field(default_factory=dict)  # preflights that ended: did the code pass?
     open_calls: int = 0  # requests to the agent that are not answered yet
-    calls: int = 1  # how many of them may be open, where they have a size
+    calls: int = 1  # how many of them may be open, where they have a size; 0: nobody is asked
     batch: int | None = None  # proposals a request asks for; None: as many as are needed
     lead_seconds: float = 0.0  # from asking for a proposal until it can start
     usual_seconds: float = 60.0  # of a run, before one was measured
+    patience_seconds: float | None = None  # without work, before the workers are given back; None: for ever
+    dispatching_since: float = 0.0
+    outlook: Outlook | None = None  # what the next hour promises; None: the study goes on to its ceilings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,13 @@ class Requeue:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveUp:
     """Close a run whose machines were lost too often."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """Record that a run somebody took back is over."""
 
     run: str
 
@@ -144,6 +155,7 @@ Action = (
     | Collect
     | Requeue
     | GiveUp
+    | Drop
     | Cancel
     | Release
     | Publish
@@ -152,5 +164,7 @@ Action = (
     | Ask
     | Decide
     | Order
+    | Withdraw
+    | Merge
     | Finish
 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 
 from autoresearch.budget import Budget, Usage, room_for_experiments
-from autoresearch.experiment import Edit, Experiment, Failure, Files, Goal, Refused, Verdict
+from autoresearch.experiment import Edit, Experiment, Failure, Files, Goal, Prior, Refused, Verdict
 from autoresearch.findings import Family, Findings, Predictions, as_of
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.statistics import Noise
@@ -48,11 +48,12 @@ class Tried:
     failure: Failure | None = None
     memory_gb: float | None = None
     judged_at: float | None = None
+    taken_back: bool = False  # somebody cancelled it
 
     @property
     def pending(self) -> bool:
         """Whether it has no value yet and may still get one."""
-        return self.verdict is None and self.value is None
+        return self.verdict is None and self.value is None and not self.taken_back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,8 @@ class Brief:
     waiting: tuple[str, ...] = ()  # hypotheses of proposals not yet admitted
     focus: str = ""  # what this request is for, where several are under way; "": anything
     elsewhere: tuple[str, ...] = ()  # what the others were asked for
+    prior: tuple[Prior, ...] = ()  # from before the study, not comparable: the best, then the last
+    priors: int = 0  # how many there are in all
 
     def find(self, experiment: str) -> Tried | None:
         """Return one experiment of the brief by id."""
@@ -112,6 +115,7 @@ def build_brief(
     anchor: str = "",
     anchor_files: Files | None = None,
     waiting: Sequence[str] = (),
+    promised: Sequence[str] = (),  # experiments that wait as proposals; `waiting` are those that are none
     notes: Sequence[str] = (),
     focus: str = "",
     elsewhere: Sequence[str] = (),
@@ -121,7 +125,7 @@ def build_brief(
     findings = Findings(history)
     rework, near = findings.rework(), findings.near()
     parent = incumbent.id if incumbent else BASELINE
-    tried = [_tried(history, experiment, findings) for experiment in history.experiments.values()]
+    tried = [_tried(history, e, findings, promised) for e in history.experiments.values()]
     return Brief(
         study=study,
         metric=metric,
@@ -134,14 +138,14 @@ def build_brief(
         tried=_bounded(tried, (parent, BASELINE, *rework, *near), history.goal),
         refused=tuple(refused[-MAX_REFUSED:]),
         noise=findings.noise,
-        experiments_left=room_for_experiments(budget, usage),
+        experiments_left=max(0, room_for_experiments(budget, usage) - len(waiting) - len(promised)),
         budget=budget,
         usage=usage,
         serial=serial,
         seed=seed,
         as_of=as_of(history),
         progress=findings.progress(),
-        counts=Counter(str(e.verdict or "open") for e in history.experiments.values()),
+        counts=Counter(str(t.verdict or ("cancelled" if t.taken_back else "open")) for t in tried),
         anchor=anchor or BASELINE,
         anchor_files=baseline_files if anchor_files is None else anchor_files,
         families=findings.families()[:MAX_FAMILIES],
@@ -155,7 +159,7 @@ def build_brief(
     )
 
 
-def _tried(history: History, experiment: Experiment, findings: Findings) -> Tried:
+def _tried(history: History, experiment: Experiment, findings: Findings, promised: Sequence[str]) -> Tried:
     value = findings.values.get(experiment.id)
     effect = findings.effects.get(experiment.id)
     runs = history.runs_of(experiment.id)
@@ -180,6 +184,7 @@ def _tried(history: History, experiment: Experiment, findings: Findings) -> Trie
         failure=next((run.failure for run in runs if run.failure), None),
         memory_gb=max(memory, default=None),
         judged_at=experiment.judged_at,
+        taken_back=experiment.id not in promised and history.taken_back(experiment.id),
     )
 
 

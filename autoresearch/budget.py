@@ -9,13 +9,15 @@ from autoresearch.calls import Tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Hard ceilings of a study; None: no ceiling."""
+    """Hard ceilings of a study, None: no ceiling; and whether it may end before them."""
 
     experiments: int | None = None  # admitted proposals, the baseline not counted
     hours: float | None = None  # of dispatching, pauses not counted
     gpu_dollars: float | None = None
     gpu_dollars_per_hour: float | None = None  # of the whole pool
     api_dollars: float | None = None
+    stop_below: float | None = None  # gain that the next hour must promise; None: one noise sigma
+    until_ceiling: bool = False  # stop where the next hour promises less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,25 +23,13 @@ if TYPE_CHECKING:
 
 
 # Worker kinds: this machine's CPU, Apple's GPU, and accelerators by SkyPilot's names.
+# fmt: off
 KINDS = (
-    *("cpu", "mps", "GPU"),
-    *(
-        "A10",
-        "A10G",
-        "A100",
-        "A100-80GB",
-        "A6000",
-        "B200",
-        "B300",
-        "GB200",
-        "GB300",
-        "GH200",
-        "H100",
-        "H100-SXM",
-    ),
-    *("H200", "H20", "L4", "L40", "L40S", "MI300X", "P100", "RTX2060", "RTX3090", "RTX4090", "RTX5090"),
-    *("RTX5070TI", "RTX6000-Ada", "RTXPRO6000", "T4", "V100", "V100-32GB"),
+    "cpu", "mps", "GPU", "A10", "A10G", "A100", "A100-80GB", "A6000", "B200", "B300", "GB200", "GB300",
+    "GH200", "H100", "H100-SXM", "H200", "H20", "L4", "L40", "L40S", "MI300X", "P100", "RTX2060", "RTX3090",
+    "RTX4090", "RTX5090", "RTX5070TI", "RTX6000-Ada", "RTXPRO6000", "T4", "V100", "V100-32GB",
 )
+# fmt: on
 MIN_BATCH, MAX_BATCH = 4, 16  # proposals of one call
 TAG = re.compile(r"[a-z0-9][a-z0-9-]{0,29}")
 
@@ -83,9 +71,11 @@ class AgentConfig:
     """Who proposes, how much at once, and how many ideas may wait."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-    name: Literal["sweep", "claude"] = "sweep"
+    name: Literal["sweep", "claude", "external"] = "sweep"
     backlog: int | None = None  # ideas to spare beside those soon needed; None: see backlog_for
     seed: int = 0
+    # For the agent `external`, that is whoever runs `autoresearch submit`:
+    patience_minutes: int = 60  # without anything to do, after which the pool is given back
     # For the agent `claude`:
     model: str = "claude-sonnet-5-5"
     effort: Literal["low", "medium", "high", "xhigh", "max"] = "medium"
@@ -97,22 +87,30 @@ class AgentConfig:
     @property
     def label(self) -> str:
         """The agent as people read it: claude-sonnet-5-5 medium."""
-        return self.name if self.name == "sweep" else f"{self.model} {self.effort}"
+        return self.name if self.name != "claude" else f"{self.model} {self.effort}"
 
     def batch_for(self, workers: int) -> int | None:
         """Return how many proposals one call asks for; None: as many as are needed.
 
         Fewer are fresher and dearer: see benchmarks/agent_cost.py.
         """
-        if self.name == "sweep":
+        if self.name != "claude":
             return None
         return self.batch or min(max(MIN_BATCH, math.ceil(workers / 2)), MAX_BATCH)
 
     def backlog_for(self, workers: int) -> int:
-        """Return how many ideas are kept to spare: one an optimiser's worker, few of a dear agent's."""
+        """Return how many ideas are kept to spare: one an optimiser's worker, few of a dear agent's.
+
+        Nobody is asked for those from outside.
+        """
         if self.backlog is not None:
             return self.backlog
-        return workers if self.name == "sweep" else math.ceil(workers / 8)
+        match self.name:
+            case "sweep":
+                return workers
+            case "claude":
+                return math.ceil(workers / 8)
+        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +119,11 @@ class Judging:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     baseline_runs: int = 3
-    margin: float = 1.0  # standard deviations of a difference that an improvement must exceed
+    prune: bool = True  # end screens early that cannot win any more; see judging/pruning.py
+    policy: Literal["posterior", "confirm"] = "posterior"
+    useless_keeps: float = 0.05  # of `posterior`: share of keeps that may be none
+    noise: float | None = None  # sd of a run to expect before it is measured; None: known, or the baseline's
+    margin: float = 1.0  # of `confirm`: sds of a difference that an improvement must exceed, twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,7 @@ class Config:
     study: str | None = None
     state_dir: str = ".autoresearch"
     instructions: str = "instructions.md"
+    history: str | None = None  # a results.tsv from before: told to agents, kept in results.tsv
     target: Target = field(default_factory=Target)
     pool: Pool = field(default_factory=Pool)
     budget: Budget = field(default_factory=Budget)
@@ -281,16 +284,23 @@ def _check(config: Config) -> None:
         raise _ProblemError(("study",), problem)
     _check_target(config.target)
     _check_pool(config.pool)
-    for name in ("experiments", "hours", "gpu_dollars", "gpu_dollars_per_hour", "api_dollars"):
+    for name in ("experiments", "hours", "gpu_dollars", "gpu_dollars_per_hour", "api_dollars", "stop_below"):
         ceiling = getattr(config.budget, name)
         if ceiling is not None and ceiling < 0:
             raise _ProblemError(("budget", name), f"is {ceiling}; a ceiling cannot be negative")
     if config.judging.baseline_runs < 2:
         raise _ProblemError(("judging", "baseline_runs"), "noise needs at least 2 runs of the baseline")
+    share, noise = config.judging.useless_keeps, config.judging.noise
+    if not 0 < share <= 0.5:
+        raise _ProblemError(("judging", "useless_keeps"), f"is {share}; use a share, such as 0.05")
+    if noise is not None and not noise > 0:
+        raise _ProblemError(("judging", "noise"), f"is {noise}; a standard deviation is more than 0")
     _check_agent(config.agent)
 
 
 def _check_agent(agent: AgentConfig) -> None:
+    if agent.patience_minutes < 1:
+        raise _ProblemError(("agent", "patience_minutes"), f"is {agent.patience_minutes}; use at least 1")
     if agent.backlog is not None and agent.backlog < 0:
         raise _ProblemError(("agent", "backlog"), f"is {agent.backlog}; it cannot be negative")
     if agent.batch is not None and not 1 <= agent.batch <= 40:
@@ -348,7 +358,23 @@ def check_tag(tag: str) -> str | None:
     return f"is {tag!r}; use 1 to 30 lower-case letters, digits and dashes, such as nov22"
 
 
+def _check_metric(target: Target) -> None:
+    pattern = target.metric.pattern
+    if pattern is None:
+        return
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise _ProblemError(("target", "metric", "pattern"), f"is no regular expression: {error}") from None
+    if groups != 1:
+        problem = f"has {groups} groups; put one around the number, as in ^METRIC accuracy=(.*)"
+        raise _ProblemError(("target", "metric", "pattern"), problem)
+    if target.score == "harness":
+        raise _ProblemError(("target", "score"), "is harness, but metric.pattern reads the log")
+
+
 def _check_target(target: Target) -> None:
+    _check_metric(target)
     if not target.editable:
         raise _ProblemError(("target", "editable"), "is empty; name at least one file for agents to edit")
     for key in ("editable", "protected"):

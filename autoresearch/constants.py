@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoresearch.experiment import Edit, Files
-from autoresearch.patch import occurrences
+from autoresearch.patch import edits_between
 from autoresearch.syntax import parse
 
 _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -26,6 +26,7 @@ _BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
 }
 _MAX_EXPONENT = 64
+LARGEST = 1e300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ def find_constants(text: str, profile: str | None = None) -> dict[str, Constant]
             entries = [(f"{target}[{i}]", element) for i, element in enumerate(node.elts)]
         for name, expression in entries:
             value = _number(expression)
-            if value is not None:
+            if value is not None and is_sound(value):
                 found[name] = Constant(
                     name=name,
                     value=value,
@@ -62,6 +63,11 @@ def find_constants(text: str, profile: str | None = None) -> dict[str, Constant]
                     end=_offset(text, starts, expression.end_lineno or 0, expression.end_col_offset or 0),
                 )
     return found
+
+
+def is_sound(value: float) -> bool:
+    """Whether a number can be reckoned with: finite, and no larger than a float holds."""
+    return -LARGEST < value < LARGEST
 
 
 def values(text: str, profile: str | None = None) -> dict[str, float]:
@@ -86,20 +92,21 @@ def set_constants(text: str, changes: Mapping[str, int | float], profile: str | 
     return text
 
 
-def edits_between(before: str, after: str, file: str | None = None) -> tuple[Edit, ...]:
-    """Return line edits that turn `before` into `after`, each `old` occurring exactly once.
+def setting(files: Files, changes: Mapping[str, int | float], profile: str | None = None) -> tuple[Edit, ...]:
+    """Return edits that set constants of the Python files to new values, each in the first file that has it.
 
-    Both must have the same number of lines, as set_constants leaves them.
+    Raises KeyError for a name that none has. A value that stands already needs no edit.
     """
-    lines, wanted = before.split("\n"), after.split("\n")
-    edits = []
-    for i in (i for i, (a, b) in enumerate(zip(lines, wanted, strict=True)) if a != b):
-        text, low, high = "\n".join(lines), i, i + 1
-        while occurrences(text, "\n".join(lines[low:high])) != 1:  # grow until it is unique
-            low, high = max(0, low - 1), min(len(lines), high + 1)
-        old = "\n".join(lines[low:high])
-        lines[i] = wanted[i]
-        edits.append(Edit(old=old, new="\n".join(lines[low:high]), file=file))
+    edits: list[Edit] = []
+    left = dict(changes)
+    for name, text in files.items():
+        found = find_constants(text, profile) if name.endswith(".py") else {}
+        here = {constant: left.pop(constant) for constant in list(left) if constant in found}
+        after = set_constants(text, here, profile)
+        if after != text:
+            edits += edits_between(text, after, name if len(files) > 1 else None)
+    if left:
+        raise KeyError(next(iter(left)))
     return tuple(edits)
 
 
@@ -166,7 +173,7 @@ def _written(constant: Constant, value: float) -> str:
             return f"2**{exponent}"
     if isinstance(constant.value, int) and float(value).is_integer():
         return str(int(value))
-    return repr(float(f"{value:.4g}"))
+    return repr(float(value))
 
 
 def _line_starts(text: str) -> list[int]:

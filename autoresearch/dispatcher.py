@@ -17,6 +17,7 @@ from autoresearch.actions import (
     Ask,
     Cancel,
     Collect,
+    Drop,
     Finish,
     GiveUp,
     Publish,
@@ -32,21 +33,22 @@ from autoresearch.asking import Asking, Spawn, in_a_thread
 from autoresearch.brief import Brief
 from autoresearch.config import Config
 from autoresearch.errors import PoolError
-from autoresearch.experiment import Failure, FailureKind, Refusal, Run, RunState, Verdict, Worker
-from autoresearch.history import BASELINE
+from autoresearch.experiment import Failure, FailureKind, Proposal, Run, RunState, Verdict, Worker
+from autoresearch.history import History
 from autoresearch.intake import Intake, Preflight
-from autoresearch.judging.policy import Decide, Order
+from autoresearch.judging.policy import MERGE_QUEUE, Decide, Merge, Order, Withdraw
+from autoresearch.judging.stopping import Lookout, Outlook
 from autoresearch.outcome import read_outcome
-from autoresearch.patch import apply_edits
 from autoresearch.plan import MAX_LOSSES, plan
 from autoresearch.protocols import Agent, Clock, Executor, Policy
+from autoresearch.references import References
 from autoresearch.study import Study
-from autoresearch.telling import tell_all
-from autoresearch.workspace import Commit
+from autoresearch.telling import Tell, tell_all
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
+POLICY = "the policy"  # who takes back a run whose question is answered
 
 
 class Dispatcher:
@@ -66,10 +68,13 @@ class Dispatcher:
         on_turn: Callable[[Snapshot], None] | None = None,
         spawn: Spawn = in_a_thread,
         answer_seconds: float = 0.0,
+        goes_on: bool = False,
+        tell: Tell = tell_all,
     ) -> None:
         """Put the parts together; nothing happens before `run`.
 
-        `answer_seconds` is how long the agent takes to answer, before it was measured.
+        `answer_seconds` is how long the agent takes to answer, before it was measured. A dispatcher that
+        `goes_on` takes the place of one that died, and heeds what was asked of it.
         """
         self._study = study
         self._store = study.store
@@ -85,6 +90,11 @@ class Dispatcher:
         self._leaving = False
         self._seen_at = 0.0
         self._session = 0
+        self._goes_on = goes_on
+        self._tell = tell
+        self._began_at = 0.0
+        self._references = References(study) if config.judging.prune else None
+        self._lookout = Lookout(config.budget.stop_below)
 
     def run(self) -> Finish:
         """Dispatch until the plan says it is finished; return why.
@@ -93,7 +103,9 @@ class Dispatcher:
         """
         now = self._clock.now()
         self._study.check_protected()
-        self._store.set_request(Request.NONE, now)
+        self._began_at = now
+        if not self._goes_on:
+            self._store.set_request(Request.NONE, now)
         self._store.set_outcome(None, now)
         self._session = self._store.begin_session(
             os.getpid(), self._config.agent.label, self._config.budget, now
@@ -136,7 +148,6 @@ class Dispatcher:
         if self._asked_for is not None:
             self._store.set_request(self._asked_for, self._clock.now())
             self._asked_for = None
-        self._heartbeat()
         self._asking.receive()
         snapshot = self.snapshot()
         if self._on_turn:
@@ -146,6 +157,7 @@ class Dispatcher:
             if isinstance(action, Finish):
                 return action
             self._perform(action, snapshot)
+        self._heartbeat()  # last: the first one says that there was more to do than to end
         if all(isinstance(action, Cancel) for action in actions):
             self._clock.wait(self._executor.poll_seconds)
         return None
@@ -174,7 +186,7 @@ class Dispatcher:
             admissions=self._intake.admissions,
             asked=self._asking.asked,
             open_calls=self._asking.calls,
-            calls=agent.calls,
+            calls=0 if agent.name == "external" else agent.calls,
             batch=agent.batch_for(len(workers)),
             lead_seconds=self._asking.answer_seconds + self._intake.usual_seconds,
             usual_seconds=study.target.seconds,
@@ -185,8 +197,17 @@ class Dispatcher:
             budget=self._config.budget,
             usage=self._store.usage(now, study.worst_seconds),
             worst_seconds=study.worst_seconds,
-            request=Request(self._store.study().request),
+            request=Request(self._store.request()),
+            patience_seconds=60.0 * agent.patience_minutes if agent.name == "external" else None,
+            dispatching_since=self._began_at,
+            outlook=self._outlook(history, workers),
         )
+
+    def _outlook(self, history: History, workers: Sequence[Worker]) -> Outlook | None:
+        """Return what the next hour promises, where that may end the study."""
+        if not self._config.budget.until_ceiling:
+            return None
+        return self._lookout.look(history, len(workers), sum(worker.price_per_hour for worker in workers))
 
     # -- actions ---------------------------------------------------------------------------------
 
@@ -199,30 +220,20 @@ class Dispatcher:
                 self._store.mark_running(self._store.run(action.run), now)
             case Collect():
                 self._collect(self._store.run(action.run))
-            case Requeue() | GiveUp() | Cancel():
+            case Requeue() | GiveUp() | Drop() | Cancel():
                 self._end_job(action, now)
             case Release():
                 self._executor.release(action.worker, replace=False)
             case Publish():
-                self._publish(action.experiment, now)
+                self._study.publish(action.experiment, now)
             case Rebase():
                 self._intake.rebase(action.proposal, action.parent)
             case Admit():
                 self._intake.admit(next(p for p in snapshot.proposals if p.number == action.proposal))
             case Ask():
                 self._asking.ask(self._brief(), action.n)
-            case Decide():
-                self._decide(action, now)
-            case Order():
-                seed = self._study.row.seed
-                self._store.queue_run(
-                    action.experiment,
-                    action.purpose,
-                    kind=action.kind,
-                    study_seed=seed,
-                    why=action.why,
-                    now=now,
-                )
+            case Decide() | Order() | Withdraw() | Merge():
+                self._judge(action, now)
             case Finish():
                 raise TypeError("a finish is not performed")
 
@@ -236,8 +247,11 @@ class Dispatcher:
             return
         if run.state is RunState.QUEUED and not self._store.claim(run, self._study.tag, worker, now):
             return
+        limits = self._references.thresholds(run, worker.kind, snapshot.history) if self._references else None
+        if limits:
+            log.info("screen %s is %s", run.id, limits)
         try:
-            self._executor.submit(self._study.job_spec(run, self._executor.place), worker.name)
+            self._executor.submit(self._study.job_spec(run, self._executor.place, limits), worker.name)
         except PoolError as error:
             log.warning("submit %s to %s failed: %s", run.id, worker.name, error.message)
             self._clock.wait(self._executor.poll_seconds)
@@ -246,6 +260,9 @@ class Dispatcher:
         """Record what a finished job reports; a job ended by us or by its machine starts anew."""
         now = self._clock.now()
         ended = self._executor.fetch(run.job_name(self._study.tag))
+        if ended.cancelled and run.cancelled_by:
+            self._store.drop(run, now)
+            return
         if ended.cancelled:
             self._store.requeue(run, lost=False, reason="interrupted", now=now)
             return
@@ -267,7 +284,7 @@ class Dispatcher:
         )
         log.info("run %s ended: %s", run.id, report.failure or report.measurement)
 
-    def _end_job(self, action: Requeue | GiveUp | Cancel, now: float) -> None:
+    def _end_job(self, action: Requeue | GiveUp | Drop | Cancel, now: float) -> None:
         run = self._store.run(action.run)
         self._executor.cancel(run.job_name(self._study.tag))
         if isinstance(action, Requeue):
@@ -275,6 +292,8 @@ class Dispatcher:
             self._store.requeue(run, lost=action.lost, reason=reason, now=now)
         elif isinstance(action, GiveUp):
             self._lose(run, "the machine was lost", now)
+        elif isinstance(action, Drop):
+            self._store.drop(run, now)
 
     def _lose(self, run: Run, reason: str, now: float) -> None:
         """Requeue a run whose machine failed it, or close it when that happened too often."""
@@ -284,28 +303,48 @@ class Dispatcher:
         message = f"{reason}; {MAX_LOSSES} machines failed it"
         self._store.close_run(run, failure=Failure(kind=FailureKind.LOST, message=message), now=now)
 
-    def _publish(self, experiment: str, now: float) -> None:
-        """Write an experiment's code to git, rebuilt from its parent and its edits."""
-        found = self._store.experiment(experiment)
-        parent = self._store.experiment(found.parent or BASELINE)
-        if parent.commit is None:
-            return  # its own turn comes first
-        files = apply_edits(self._store.edits(experiment), self._study.files(parent.id))
-        if isinstance(files, Refusal):
-            raise TypeError(f"the edits of {found.id} were admitted and no longer apply: {files}")
-        message = (
-            f"{found.id}: {found.hypothesis}\n\n"
-            f"Experiment: {found.id}\nParent: {parent.id}\nStudy: {self._study.tag}\nAuthor: {found.author}\n"
-        )
-        ref = self._study.workspace.ref(found.id)
-        commit = Commit(ref=ref, parent=parent.commit, files=files, message=message, when=found.created_at)
-        self._store.set_commit(found.id, self._study.workspace.publish(commit), now)
+    def _judge(self, action: Decide | Order | Withdraw | Merge, now: float) -> None:
+        """Do what the policy has decided."""
+        match action:
+            case Decide():
+                self._decide(action, now)
+            case Order():
+                self._store.queue_run(
+                    action.experiment,
+                    action.purpose,
+                    kind=action.kind,
+                    study_seed=self._study.row.seed,
+                    why=action.why,
+                    now=now,
+                )
+            case Withdraw():
+                self._store.cancel(action.run, POLICY, now)
+            case Merge():
+                self._merge(action, now)
 
     def _decide(self, action: Decide, now: float) -> None:
         if self._store.decide(action.experiment, action.verdict, action.reason, now):
             log.info("%s %s: %s", action.verdict, action.experiment, action.reason)
             if action.verdict is Verdict.KEEP:
                 self._advance_branch()
+
+    def _merge(self, action: Merge, now: float) -> None:
+        """Have a winner's own edits tried on the best there is now."""
+        history = self._store.history()
+        incumbent, winner = history.incumbent(), history.experiments[action.experiment]
+        if incumbent is None:
+            return
+        stacked = Proposal(
+            hypothesis=winner.hypothesis,
+            edits=self._store.edits(winner.id),
+            parent=incumbent.id,
+            author=MERGE_QUEUE,
+            base=incumbent.id,
+            follows=True,
+            reworks=winner.id,
+        )
+        if self._store.merge(winner.id, stacked, action.reason, now):
+            log.info("merge %s: %s", winner.id, action.reason)
 
     def _advance_branch(self) -> None:
         """Bring the branch of kept experiments up to the store."""
@@ -315,7 +354,7 @@ class Dispatcher:
 
     def _brief(self) -> Brief:
         self._store.touch_session(self._session, self._clock.now())  # a brief tells the hours used
-        return tell_all(
+        return self._tell(
             self._study,
             self._config.budget,
             self._instructions(),

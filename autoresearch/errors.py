@@ -82,6 +82,14 @@ class PoolError(AutoresearchError):
     retryable = True
 
 
+class WaitTimeoutError(AutoresearchError):
+    """What was waited for did not come in time; waiting again may help."""
+
+    exit_code = 124
+    code = "timeout"
+    retryable = True
+
+
 class AgentError(AutoresearchError):
     """The agent could not answer; the pool works on with what is queued."""
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, ClassVar
 
 Files = Mapping[str, str]  # path -> text
 
@@ -101,9 +102,15 @@ class FailureKind(StrEnum):
     SHAPE = "shape"
     TIMEOUT = "timeout"
     OVER_BUDGET = "over budget"
+    PRUNED = "pruned"  # ended early: it could not win any more
     KILLED = "killed"
     NO_RESULT = "no result"
     EVALUATION = "evaluation"
+    AUDIT = (
+        "audit"  # its score is not what it seems: it drew on what it must predict, or changed what measures
+    )
+    FORBIDDEN = "forbidden"  # it tried what its sandbox does not allow
+    LIMIT = "limit"  # of processes or of what it may write
     ERROR = "error"
     UNFIT = "unfit machine"
     LOST = "machine lost"
@@ -140,6 +147,7 @@ class Failure:
 class Edit:
     """Replace `old`, which must occur exactly once in `file`, by `new`."""
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
     old: str
     new: str
     file: str | None = None  # None: the target's only editable file
@@ -158,13 +166,17 @@ class Proposal:
     follows: bool = False  # while it waits, its parent is the best, whichever that becomes
     expected: float | None = None  # predicted change of the metric against the parent, in its unit
     reworks: str | None = None  # an experiment whose idea it does anew on today's best
+    experiment: str | None = None  # the one it was promised to be, of a proposal from outside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """Why a proposal was not admitted, as a typed fact for its author."""
 
-    reason: str  # "edit", "syntax", "file", "duplicate", "unchanged", "parent", "preflight", "stale"
+    reason: (
+        str  # "edit", "syntax", "file", "duplicate", "unchanged", "parent", "preflight", "stale", "constant",
+    )
+    # "budget", "cancelled"
     detail: str
     experiment: str | None = None  # the earlier experiment, for a duplicate
     failure: Failure | None = None  # what preflight found
@@ -185,6 +197,7 @@ class Candidate:
     files: Files
     digest: str
     touches: tuple[str, ...] = ()  # the constants, functions and methods it changes in its parent
+    flags: tuple[str, ...] = ()  # what somebody should look at in what it adds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +220,7 @@ class Experiment:
     digest: str  # of the normalised content of the editable files
     constants: Mapping[str, float] = field(default_factory=dict)  # numeric constants of the code
     touches: tuple[str, ...] = ()  # the constants, functions and methods it changes in its parent
+    flags: tuple[str, ...] = ()  # what somebody should look at in what it adds
     expected: float | None = None  # its author's prediction: change of the metric against the parent
     reworks: str | None = None  # the experiment whose idea it does anew
     commit: str | None = None  # None until the git ref is written
@@ -214,6 +228,17 @@ class Experiment:
     verdict: Verdict | None = None
     reason: str = ""
     judged_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """A result from before the study, measured elsewhere: never compared with the study's own."""
+
+    commit: str  # as its table named it
+    value: float | None  # None: a crash
+    memory_gb: float | None
+    status: str  # keep, discard, crash
+    description: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +252,9 @@ class Measurement:
     tokens_per_second: float | None = None
     memory_gb: float | None = None
     device: str | None = None
+    hidden: float | None = None  # the metric on a second split, which no decision looks at
+    unsandboxed: str | None = None  # why code ran without a sandbox, "" where it had one; None: not known
+    flags: tuple[str, ...] = ()  # what somebody should look at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +279,7 @@ class Run:
     price_per_hour: float = 0.0  # of its worker, USD
     measurement: Measurement | None = None
     failure: Failure | None = None
+    cancelled_by: str | None = None  # who asked for its end; what had ended by then counts
 
     @property
     def value(self) -> float | None:

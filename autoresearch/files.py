@@ -1,12 +1,16 @@
-"""Files: the end of a log of any size, writes that appear whole, and disks that cannot be trusted."""
+"""Files: the end of a log of any size, writes that appear whole, locks, disks that cannot be trusted."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from pathlib import Path
+from typing import IO
 
 from autoresearch.errors import StorageError, UsageError
 
+LOCK_TRIES, LOCK_SECONDS = 10, 0.05
 NETWORK = frozenset(
     {
         *("nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "9p", "ceph", "lustre"),
@@ -50,6 +54,21 @@ def write_whole(path: Path, content: bytes) -> None:
         raise StorageError(
             f"cannot write {path}: {error.strerror}", "free some space or make it writable"
         ) from error
+
+
+def lock_file(file: IO[str]) -> bool:
+    """Lock an open file for as long as it is open; False where another process has it.
+
+    Whoever only looks whether it is locked holds it for an instant, so it is tried again.
+    """
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_SECONDS)
+        else:
+            return True
+    return False
 
 
 def decode_source(name: str, data: bytes) -> str:

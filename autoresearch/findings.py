@@ -218,6 +218,8 @@ class Findings:
 
     def _won(self, name: str) -> bool:
         """Whether an experiment beat its parent by more than noise, and was not judged against it."""
+        if self._history.experiments[name].verdict is None:
+            return self._gain(name) > 0  # the policy leaves it to its author
         spread = self.effects[name].noise
         if spread is None or self._gain(name) <= spread:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -12,10 +13,11 @@ from pathlib import Path
 from autoresearch.config import Config
 from autoresearch.constants import constants_of
 from autoresearch.errors import UsageError
-from autoresearch.experiment import Candidate, Worker
+from autoresearch.experiment import Candidate, Prior, Worker
 from autoresearch.files import refuse_network_filesystem
 from autoresearch.history import BASELINE
 from autoresearch.patch import check_syntax, normal_digest
+from autoresearch.prior import read_results
 from autoresearch.store import Store, StudyRow
 from autoresearch.study import Study, sha256, state_folder
 from autoresearch.target import FILE_NAME, Target
@@ -33,7 +35,7 @@ def create_study(
     """Begin a study from the committed code of a folder, and return it.
 
     Pins target, protected files and base commit. Raises UsageError where the code is dirty, missing
-    or no text. Killed in the middle, it can be called again.
+    or no text. Killed in the middle, it can be called again; by several at once, it begins one study.
     """
     kinds = [kind for kind, _ in Counter(worker.kind for worker in workers).most_common()]
     target = config.target.resolve(kinds)
@@ -44,29 +46,60 @@ def create_study(
     problem = check_syntax(files)
     if problem:
         raise UsageError(f"the baseline does not parse: {problem.detail}", "commit a working version first")
+    priors = earlier_results(folder, config.history)
     state = state_folder(folder, config.state_dir) / tag
     _make_state_folder(state)
     refuse_network_filesystem(state)
-    protected = _pin_protected(workspace, base, target, state / "protected")
-    workspace.point(workspace.ref(BASELINE), base)
-    store = Store(state / "study.db")
-    if not store.exists():
-        row = StudyRow(
-            tag=tag,
-            created_at=now,
-            goal=target.goal,
-            target=asdict(target),
-            kinds=tuple(kinds),
-            base_commit=base,
-            protected_sha256=protected,
-            seed=seed,
-            request="none",
-            outcome=None,
-        )
-        constants = constants_of(files, target.profile)
-        baseline = Candidate(files=files, digest=normal_digest(files))
-        store.create_study(row, baseline, constants, config.judging.baseline_runs, now)
+    with (state / "founding.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds the study whole
+        store = Store(state / "study.db")
+        if not store.exists():
+            _check_unused(workspace, tag)
+            protected = _pin_protected(workspace, base, target, state / "protected")
+            workspace.point(workspace.ref(BASELINE), base)
+            row = StudyRow(
+                tag=tag,
+                created_at=now,
+                goal=target.goal,
+                target=asdict(target),
+                kinds=tuple(kinds),
+                base_commit=base,
+                protected_sha256=protected,
+                seed=seed,
+                request="none",
+                outcome=None,
+            )
+            constants = constants_of(files, target.profile)
+            baseline = Candidate(files=files, digest=normal_digest(files))
+            store.create_study(row, baseline, constants, config.judging.baseline_runs, now, priors)
     return Study(folder, tag, state, store)
+
+
+def earlier_results(folder: Path, name: str | None) -> tuple[Prior, ...]:
+    """Return the rows of a results.tsv from before; UsageError where it cannot be read."""
+    if name is None:
+        return ()
+    try:
+        return read_results((folder / name).read_bytes().decode("utf-8", "replace"))
+    except OSError as error:
+        said = (error.strerror or str(error)).lower()
+        raise UsageError(
+            f"{name}, the history in {FILE_NAME}: {said}", "correct the key `history`, or take it out"
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            f"{name} is no results.tsv: {error}",
+            "make that line `commit val_bpb memory_gb status description`, with tabs, or move the file away",
+        ) from error
+
+
+def _check_unused(workspace: Workspace, tag: str) -> None:
+    """Refuse a tag under which git holds experiments of another study: their code would pass for ours."""
+    if [name for name in workspace.published() if name != BASELINE]:
+        raise UsageError(
+            f"git holds experiments of an earlier study {tag} whose folder is gone",
+            f"use another tag, as `--study {tag[:27]}-2`, or remove refs/autoresearch/{tag} with git",
+        )
 
 
 def _check_committed(workspace: Workspace, base: str, target: Target) -> None:

@@ -70,8 +70,13 @@ class Intake:
         return median(self._lasted[-RECENT:]) if self._lasted else USUAL_CHECK_SECONDS
 
     def checking(self, proposals: Sequence[Proposal]) -> frozenset[int]:
-        """Return the numbers of those proposals whose check is under way."""
+        """Return the numbers of those proposals whose check is under way; end those of no proposal."""
         unknown = [p.number for p in proposals if p.number is not None and p.number not in self._ended]
+        withdrawn = [number for number in self._begun if number not in unknown]
+        for number in withdrawn:
+            del self._begun[number]
+        if self._preflight and withdrawn:
+            self._preflight.close(withdrawn)
         return self._preflight.running(unknown) if self._preflight else frozenset()
 
     def checked(self, proposals: Sequence[Proposal]) -> dict[int, bool]:
@@ -97,6 +102,9 @@ class Intake:
     def admit(self, proposal: Proposal) -> None:
         """Refuse a proposal that cannot be admitted; else check it, or admit it where that was done."""
         number = proposal.number or 0
+        if proposal.experiment:
+            self._admit_promised(proposal, number)
+            return
         found = self._judge(proposal)
         if isinstance(found, Candidate) and number not in self._ended:
             self._check(number, found.files)
@@ -119,6 +127,22 @@ class Intake:
             self._store.refuse(number, found, self._clock.now())
         self._forget(number)  # last: a check is repeated only while its proposal waits
 
+    def _admit_promised(self, proposal: Proposal, number: int) -> None:
+        """Do the same for a proposal from outside, which is an experiment already."""
+        now = self._clock.now()
+        if number not in self._ended:
+            self._study.publish(proposal.experiment or "", now)
+            self._check(number, self._study.files(proposal.experiment or ""))
+            return
+        failure = self._ended[number]
+        if failure:
+            refusal = Refusal(reason="preflight", detail=str(failure), failure=failure)
+            log.info("%s failed its check: %s", proposal.experiment, refusal)
+            self._store.reject(proposal, refusal, now)
+        else:
+            self._store.enlist(proposal, self._study.row.seed, now)
+        self._forget(number)
+
     def _check(self, number: int, files: Files) -> None:
         if self._preflight is None:
             self._ended[number] = None
@@ -135,7 +159,8 @@ class Intake:
         parent = self._store.history().experiments.get(proposal.parent)
         if parent is None or parent.commit is None:
             return Refusal(reason="parent", detail=f"there is no experiment {proposal.parent}")
-        found = admit(proposal, self._study.files(parent.id), self._store.tried_digests())
+        base, most = self._study.files(parent.id), self._study.target.max_added_chars
+        found = admit(proposal, base, self._store.tried_digests(), max_added=most)
         moved = proposal.follows and proposal.base not in {None, proposal.parent}
         if isinstance(found, Refusal) and moved and found.reason in {"edit", "unchanged"}:
             detail = (

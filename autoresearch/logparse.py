@@ -30,8 +30,15 @@ _FRAME = re.compile(r'File "[^"]*?([^/"]+)", line (\d+)')
 _OUTCOMES: Mapping[str, FailureKind] = {
     "timeout": FailureKind.TIMEOUT,
     "over_budget": FailureKind.OVER_BUDGET,
+    "pruned": FailureKind.PRUNED,
+    "not_finite": FailureKind.NOT_FINITE,
     "no_weights": FailureKind.NO_RESULT,
     "evaluation": FailureKind.EVALUATION,
+    "audit": FailureKind.AUDIT,
+    "tampered": FailureKind.AUDIT,
+    "memory": FailureKind.OUT_OF_MEMORY,
+    "processes": FailureKind.LIMIT,
+    "disk": FailureKind.LIMIT,
     "unfit": FailureKind.UNFIT,
 }
 _MEMORY = re.compile(
@@ -74,18 +81,22 @@ def parse_report(
     *,
     metric: str,
     exit_code: int | None,
+    pattern: str | None = None,
     timed_out: bool = False,
     editable: tuple[str, ...] = (),
 ) -> Report:
     """Return what a finished job's log reports.
 
     `log` is its end, at least TAIL_BYTES of it. The harness's machine line wins over the summary;
-    without either there is no value, whatever the exit code.
+    without either there is no value, whatever the exit code. With a pattern the metric is what its
+    one group holds where it matches last, lines ending at carriage returns as well.
     """
     text = log.decode("utf-8", "replace")
     facts = _machine_line(text)
     if exit_code == 0 and not timed_out:
         figures = facts if facts is not None else _summary(text)
+        if pattern is not None:
+            figures = {**figures, **_matched(metric, pattern, text)}
         value = _finite(figures.get(metric))
         if value is not None:
             return Report(measurement=_measurement(value, figures), facts=facts)
@@ -148,6 +159,11 @@ def _summary(text: str) -> dict[str, Any]:
     return dict(pairs)
 
 
+def _matched(metric: str, pattern: str, text: str) -> dict[str, str]:
+    found = re.findall(pattern, text.replace("\r", "\n"), re.MULTILINE)
+    return {metric: found[-1].strip()} if found else {}
+
+
 def _measurement(value: float, figures: Mapping[str, Any]) -> Measurement:
     memory = _finite(figures.get("peak_memory_mb", figures.get("peak_vram_mb")))
     steps = _finite(figures.get("num_steps"))
@@ -155,7 +171,8 @@ def _measurement(value: float, figures: Mapping[str, Any]) -> Measurement:
     seconds, tokens = _finite(figures.get("training_seconds")), _finite(figures.get("total_tokens_M"))
     if rate is None and seconds and tokens:
         rate = tokens * 1e6 / seconds
-    device = figures.get("device")
+    device, unsandboxed = figures.get("device"), figures.get("unsandboxed")
+    flags = figures.get("flags")
     return Measurement(
         value=value,
         training_seconds=seconds,
@@ -164,6 +181,9 @@ def _measurement(value: float, figures: Mapping[str, Any]) -> Measurement:
         tokens_per_second=rate,
         memory_gb=None if memory is None else memory / 1e3,
         device=clean(device, 80) if isinstance(device, str) else None,
+        hidden=_finite(figures.get("hidden_bpb")),
+        unsandboxed=clean(unsandboxed, 120) if isinstance(unsandboxed, str) else None,
+        flags=tuple(clean(str(flag), 120) for flag in flags[:8]) if isinstance(flags, list) else (),
     )
 
 
@@ -209,6 +229,8 @@ def _classify(text: str, exception: str | None, message: str) -> FailureKind | N
     short = (exception or "").rsplit(".", 1)[-1]
     if short == "OutOfMemoryError" or (exception and _MEMORY.search(f"{exception}: {message}")):
         return FailureKind.OUT_OF_MEMORY
+    if short == "PermissionError":
+        return FailureKind.FORBIDDEN
     if short in {"ImportError", "ModuleNotFoundError"}:
         return FailureKind.IMPORT
     if short in {"SyntaxError", "IndentationError", "TabError"}:

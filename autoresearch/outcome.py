@@ -26,6 +26,7 @@ def read_outcome(ended: JobResult, target: Target) -> Outcome:
     report = parse_report(
         read_tail(path, TAIL_BYTES),
         metric=target.metric.name,
+        pattern=target.metric.pattern,
         exit_code=ended.exit_code,
         timed_out=ended.timed_out,
         editable=target.editable,

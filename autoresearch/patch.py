@@ -9,16 +9,23 @@ import ast
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
+from autoresearch.admission import inspect
 from autoresearch.experiment import Candidate, Edit, Files, Proposal, Refusal
-from autoresearch.syntax import parse
+from autoresearch.syntax import parse, without_docstrings
+from autoresearch.target import MAX_ADDED
+
+CODES = 16  # files whose normal form is kept in memory: a proposal is looked at twice
 
 
-def admit(proposal: Proposal, base: Files, tried: Mapping[str, str]) -> Candidate | Refusal:
+def admit(
+    proposal: Proposal, base: Files, tried: Mapping[str, str], *, max_added: int = MAX_ADDED
+) -> Candidate | Refusal:
     """Return the code a proposal makes of its parent's, or why it is refused.
 
     `base` holds the parent's editable files, `tried` the experiment id of every digest measured so
-    far. Preflight comes after this.
+    far, `max_added` is how many characters may be added. Preflight comes after this.
     """
     files = apply_edits(proposal.edits, base)
     if isinstance(files, Refusal):
@@ -32,7 +39,8 @@ def admit(proposal: Proposal, base: Files, tried: Mapping[str, str]) -> Candidat
     if digest in tried:
         earlier = tried[digest]
         return Refusal(reason="duplicate", detail=f"{earlier} is the same code", experiment=earlier)
-    return Candidate(files=files, digest=digest)
+    found = inspect(files, base, max_added=max_added)
+    return found.refusal or Candidate(files=files, digest=digest, flags=found.flags)
 
 
 def apply_edits(edits: Sequence[Edit], base: Files) -> Files | Refusal:
@@ -58,6 +66,38 @@ def apply_edits(edits: Sequence[Edit], base: Files) -> Files | Refusal:
             )
         files[name] = files[name].replace(edit.old, edit.new)
     return files
+
+
+def edits_between(before: str, after: str, file: str | None = None) -> tuple[Edit, ...]:
+    """Return edits that turn `before`, which is not empty, into `after`.
+
+    They hold for `apply_edits`: in order, each `old` occurring exactly once in the text it is applied to.
+    """
+    lines, wanted = before.split("\n"), after.split("\n")
+    matcher = difflib.SequenceMatcher(None, lines, wanted, autojunk=False)
+    edits, shift = [], 0
+    for tag, start, end, first, last in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        begin, stop, put = start + shift, end + shift, wanted[first:last]
+        low, high = _unique_block(lines, begin, stop, grow=not put)
+        old = "\n".join(lines[low:high])
+        edits.append(Edit(old=old, new="\n".join([*lines[low:begin], *put, *lines[stop:high]]), file=file))
+        lines[begin:stop] = put
+        shift += len(put) - (end - start)
+    if not all(edit.old for edit in edits):  # nothing but empty lines was left to hold on to
+        return (Edit(old=before, new=after, file=file),)
+    return tuple(edits)
+
+
+def _unique_block(lines: Sequence[str], low: int, high: int, *, grow: bool) -> tuple[int, int]:
+    """Return the lines around some that occur once; what is deleted needs a neighbour to `grow` into."""
+    text = "\n".join(lines)
+    while grow or not any(lines[low:high]) or occurrences(text, "\n".join(lines[low:high])) != 1:
+        low, high, grow = max(0, low - 1), min(len(lines), high + 1), False
+        if (low, high) == (0, len(lines)):
+            break
+    return low, high
 
 
 def occurrences(text: str, part: str) -> int:
@@ -90,20 +130,11 @@ def normal_digest(files: Files) -> str:
     return hashlib.sha256("\0\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
 
+@lru_cache(maxsize=CODES)
 def _normal(name: str, text: str) -> str:
     if not name.endswith(".py"):
         return text
-    tree = parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
-    return ast.dump(tree)
+    return ast.dump(without_docstrings(parse(text)))
 
 
 def unified_diff(before: Files, after: Files) -> str:

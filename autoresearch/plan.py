@@ -14,6 +14,7 @@ from autoresearch.actions import (
     Action,
     Cancel,
     Collect,
+    Drop,
     Finish,
     GiveUp,
     Publish,
@@ -28,6 +29,7 @@ from autoresearch.budget import room_for_experiments
 from autoresearch.commitment import Commitment
 from autoresearch.experiment import JobStatus, RunState, Verdict, Worker
 from autoresearch.history import BASELINE
+from autoresearch.judging.policy import Decide
 from autoresearch.protocols import Policy
 from autoresearch.supply import MAX_BARREN, admissions, asks, rebases
 
@@ -40,7 +42,11 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
         *sorted(_follow_jobs(snapshot), key=lambda action: isinstance(action, Started)),  # ends come first
         *(Publish(experiment=e.id) for e in snapshot.history.experiments.values() if e.commit is None),
     ]
-    judged = policy.decide(snapshot.history) if snapshot.request is not Request.CANCEL else ()
+    judged = (
+        policy.decide(snapshot.history, snapshot.workers, snapshot.now)
+        if snapshot.request is not Request.CANCEL
+        else ()
+    )
     actions += judged
     if snapshot.request is Request.NONE:
         submits, unserved = _start(snapshot, policy)
@@ -54,24 +60,40 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
         actions += _release(snapshot)
     if not actions:
         actions += _finish(snapshot)
+        if any(isinstance(action, Finish) and action.complete for action in actions):
+            return list(_left(snapshot)) or actions
     return actions
+
+
+def _left(snapshot: Snapshot) -> Iterator[Decide]:
+    """Yield the verdicts on what was measured and will not be measured again or done anew now."""
+    history = snapshot.history
+    best = history.incumbent()
+    for e in history.without_verdict():
+        if history.finished(e.id) and not history.is_open(e.id):
+            left = "confirmed" if best and e.parent == best.id else "done anew on the best"
+            reason = f"promising on {e.parent}; the study ended before it was {left}"
+            yield Decide(experiment=e.id, verdict=Verdict.DISCARD, reason=reason)
 
 
 def _follow_jobs(snapshot: Snapshot) -> Iterator[Action]:
     """Yield what the executor's view of the runs in flight calls for."""
     for run in snapshot.history.in_flight():
         status = snapshot.jobs.get(run.job_name(snapshot.study))
+        unwanted = snapshot.request is Request.CANCEL or run.cancelled_by is not None
         match status:
             case None | JobStatus.PENDING:
-                if status and snapshot.request is Request.CANCEL:
+                if status and unwanted:
                     yield Cancel(run=run.id)
             case JobStatus.RUNNING:
                 if run.state is RunState.SUBMITTING:
                     yield Started(run=run.id)
-                if snapshot.request is Request.CANCEL:
+                if unwanted:
                     yield Cancel(run=run.id)
             case JobStatus.DONE:
                 yield Collect(run=run.id)
+            case _ if run.cancelled_by:
+                yield Drop(run=run.id)
             case JobStatus.ABSENT if run.state is RunState.SUBMITTING:
                 # It was to be submitted when we died: do it now, unless we are stopping.
                 if snapshot.request is Request.NONE:
@@ -97,7 +119,7 @@ def _start(snapshot: Snapshot, policy: Policy) -> tuple[list[Submit], int]:
     commitment = _commitment(snapshot)
     submits, idle, unserved = [], [], 0
     for worker in _taking(snapshot):
-        run = policy.next_run(snapshot.history, published, worker.kind) if published else None
+        run = policy.next_run(snapshot.history, published, worker) if published else None
         if run is None:
             idle.append(worker)
         elif not commitment.refusal(worker):
@@ -108,7 +130,7 @@ def _start(snapshot: Snapshot, policy: Policy) -> tuple[list[Submit], int]:
         if commitment.refusal(worker):
             continue
         commitment.take(worker)
-        run = policy.next_run(snapshot.history, unpublished, worker.kind) if unpublished else None
+        run = policy.next_run(snapshot.history, unpublished, worker) if unpublished else None
         if run is None:
             unserved += 1
         else:
@@ -153,6 +175,8 @@ def _release(snapshot: Snapshot) -> Iterator[Release]:
 def _winding_down(snapshot: Snapshot) -> bool:
     """Whether no new experiment can come, and nothing waits."""
     over = not room_for_experiments(snapshot.budget, snapshot.usage) or bool(snapshot.agent_gone)
+    if _not_worth_it(snapshot):
+        return not (snapshot.history.queued() or snapshot.asked)
     return over and not (snapshot.history.queued() or snapshot.proposals or snapshot.asked)
 
 
@@ -173,12 +197,27 @@ def _finish(snapshot: Snapshot) -> Iterator[Finish]:
     ceiling = _ceiling(snapshot)
     if ceiling:
         yield Finish(reason=f"budget reached: {ceiling}", complete=True)
-    elif waiting == 0 and (snapshot.agent_gone or snapshot.barren >= MAX_BARREN):
+    elif _not_worth_it(snapshot) and not snapshot.history.queued():
+        yield Finish(reason=str(snapshot.outlook), complete=True)
+    elif waiting == 0 and snapshot.calls and (snapshot.agent_gone or snapshot.barren >= MAX_BARREN):
         yield Finish(reason=_why_no_ideas(snapshot), complete=True)
+    elif waiting == 0 and _patience_is_over(snapshot):
+        minutes = (snapshot.patience_seconds or 0.0) / 60
+        yield Finish(reason=f"nothing was submitted for {minutes:g} minutes", complete=False)
     elif not snapshot.workers:
         yield Finish(reason="the pool has no workers", complete=False)
     elif stranded := _stranded_kinds(snapshot):
         yield Finish(reason=f"runs wait for {stranded}, which the pool does not have", complete=False)
+
+
+def _patience_is_over(snapshot: Snapshot) -> bool:
+    """Whether nobody has given the pool anything to do for so long that it should not be paid for."""
+    if snapshot.patience_seconds is None:
+        return False
+    made = [snapshot.dispatching_since]
+    made += [run.ended_at or run.created_at for run in snapshot.history.all_runs()]
+    made += [experiment.created_at for experiment in snapshot.history.experiments.values()]
+    return snapshot.now - max(made) > snapshot.patience_seconds
 
 
 def _stranded_kinds(snapshot: Snapshot) -> str:
@@ -224,7 +263,12 @@ def _no_room_for_more(snapshot: Snapshot) -> bool:
     baseline = snapshot.history.experiments.get(BASELINE)
     if baseline is None or baseline.verdict is Verdict.CRASH:
         return True
-    return _blocking(snapshot) is not None
+    return _not_worth_it(snapshot) or _blocking(snapshot) is not None
+
+
+def _not_worth_it(snapshot: Snapshot) -> bool:
+    """Whether the next hour promises too little for new ideas; what is under way is finished all the same."""
+    return snapshot.outlook is not None and snapshot.outlook.stop
 
 
 def _commitment(snapshot: Snapshot) -> Commitment:

@@ -72,7 +72,8 @@ def plot_progress(history: History, path: Path, *, metric: str) -> bool:
     axes.set_title(title, fontsize=14, pad=12)
     axes.set_xlabel("Experiment, in the order they were judged (0 is the baseline)", fontsize=12)
     better = "lower" if minimize else "higher"
-    axes.set_ylabel(f"{metric} ({better} is better; bars: one standard error)", fontsize=12)
+    said = f"{metric} ({better} is better; bars: one standard error)"
+    axes.set_ylabel(said, fontsize=12, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.2)
     axes.legend(loc="upper right" if minimize else "lower right", fontsize=9)
@@ -150,6 +151,7 @@ def _draw_kept(axes: Axes, kept: Sequence[Point], last: int) -> None:
             ha="right" if right else "left",
             fontsize=8,
             color=LABEL,
+            parse_math=False,  # a hypothesis may hold dollar signs
         )
 
 

@@ -1,7 +1,8 @@
 """The words in which a brief is told: terse, bounded whatever the history, and safe. Pure.
 
-Tokens are money, so facts stand in lines of columns. What anybody wrote passes through `clean`: it is
-one line, never begins one, and so cannot open a section. What an experiment printed does not appear.
+Tokens are money, so facts stand in lines of columns. What anybody wrote passes through `quoted`: it
+is one line, never begins one, so cannot open a section, and looks like nothing that a prompt is built of.
+What an experiment printed does not appear.
 """
 
 from __future__ import annotations
@@ -16,22 +17,39 @@ from autoresearch.experiment import Edit, Files, Goal, Verdict
 from autoresearch.findings import Family
 from autoresearch.history import BASELINE
 from autoresearch.patch import unified_diff
-from autoresearch.untrusted import clean
+from autoresearch.untrusted import quoted
 
 MAX_CHARS = 24_000  # 8,000 tokens at 3 characters each
 LIMITS: Mapping[str, tuple[int, int]] = {  # of each section: lines; characters, its title among them
     "head": (8, 1300),
     "best": (12, 2000),
-    "families": (40, 4300),
+    "families": (40, 4000),
     "rework": (8, 2100),
-    "near": (6, 1500),
-    "pending": (60, 4600),
-    "last": (15, 2600),
+    "near": (6, 1400),
+    "pending": (60, 3900),
+    "last": (15, 2400),
     "predictions": (1, 200),
-    "refused": (12, 2300),
+    "refused": (12, 2200),
+    "prior": (20, 1400),
     "memory": (1, 100),
     "notes": (3, 2250),
     "calls": (2, 700),
+}
+BRIEF_BYTES = 1600
+BRIEF_LIMITS: Mapping[str, tuple[int, int]] = {  # the same for those who look often
+    "head": (4, 560),
+    "best": (3, 260),
+    "rework": (2, 170),
+    "pending": (3, 190),
+    "last": (3, 270),
+    "refused": (1, 120),
+}
+_SHORT_TITLES: Mapping[str, str] = {
+    "head": "",
+    "rework": "# Won on an old base; do it anew",
+    "pending": "# Pending",
+    "last": "# Last: id, verdict, change (expected)",
+    "refused": "# Refused last",
 }
 ANCHOR_CHARS = 6_000  # of difference, before code is told anew
 CHANGES_CHARS = 2_400  # of what the ideas to be done anew changed
@@ -60,6 +78,16 @@ Lines = Iterator[str]
 def tell(brief: Brief) -> str:
     """Return all an agent is told beside rules, instructions and code; at most MAX_CHARS characters."""
     told = (_section(title, lines, *LIMITS[name]) for name, title, lines in _sections(brief))
+    return "\n\n".join(filter(None, told))
+
+
+def tell_briefly(brief: Brief) -> str:
+    """Return what matters most now, in a few lines of each kind; at most BRIEF_BYTES bytes."""
+    sections = {name: (title, lines) for name, title, lines in _sections(brief)}
+    told = (
+        _section(_SHORT_TITLES.get(name, sections[name][0].split(":")[0]), sections[name][1], *limit)
+        for name, limit in BRIEF_LIMITS.items()
+    )
     return "\n\n".join(filter(None, told))
 
 
@@ -125,8 +153,10 @@ def _sections(brief: Brief) -> Iterator[tuple[str, str, Lines]]:
     yield "last", f"# Last results, newest first: {last}", islice(_last(brief), LIMITS["last"][0])
     yield "predictions", "", _predictions(brief)
     yield "refused", "# Refused, newest first: hypothesis: why", _refused(brief)
+    earlier = "measured elsewhere and not comparable: status value: description"
+    yield "prior", f"# Earlier results ({brief.priors} in all), {earlier}", _prior(brief)
     yield "memory", "", _memory(brief)
-    notes = (f"- {clean(note, 700)}" for note in reversed(brief.notes))
+    notes = (f"- {quoted(note, 700)}" for note in reversed(brief.notes))
     yield "notes", "# Your last notes, newest first", notes
     yield "calls", "", _calls(brief)
 
@@ -151,7 +181,7 @@ def _section(title: str, lines: Lines, most: int, limit: int) -> str:
 def _head(brief: Brief) -> Lines:
     """Yield what is optimised, how far it is, what is left, how good the best is, how sure that is."""
     better = "lower" if brief.goal is Goal.MINIMIZE else "higher"
-    yield f"Study {clean(brief.study, 40)}: {clean(brief.metric, 40)}, {better} is better."
+    yield f"Study {quoted(brief.study, 40)}: {quoted(brief.metric, 40)}, {better} is better."
     words = {"keep": "kept", "discard": "discarded", "crash": "crashed", "open": "pending"}
     counted = ", ".join(f"{brief.counts.get(name, 0)} {word}" for name, word in words.items())
     yield f"{sum(brief.counts.values())} experiments with the baseline: {counted}. Left: {_left(brief)}."
@@ -196,7 +226,7 @@ def _best(brief: Brief, kind: str) -> Lines:
     measured = [t for t in brief.tried if t.value is not None and t.kind == kind]
     for t in sorted(measured, key=lambda t: (brief.goal.sign * (t.value or 0.0), t.id)):
         change = "-" if t.parent is None else signed(t.delta)
-        yield f"{t.id} {_value(t)} {t.runs} {change} {t.verdict or 'pending'}: {clean(t.hypothesis, 100)}"
+        yield f"{t.id} {_value(t)} {t.runs} {change} {t.verdict or 'pending'}: {quoted(t.hypothesis, 100)}"
 
 
 def _families(families: Sequence[Family]) -> Lines:
@@ -230,26 +260,26 @@ def _spread(values: Sequence[float]) -> Sequence[float]:
 def _again(brief: Brief, names: Sequence[str]) -> Lines:
     for t in filter(None, (brief.find(name) for name in names)):
         touches = f", {' '.join(_name(each) for each in t.touches[:4])}" if t.touches else ""
-        yield f"{t.id} {_change(t)} on {t.parent}{touches}: {clean(t.hypothesis, 100)}"
+        yield f"{t.id} {_change(t)} on {t.parent}{touches}: {quoted(t.hypothesis, 100)}"
 
 
 def _pending(brief: Brief) -> Lines:
     """Yield what is not judged and what was proposed and waits; what is to be done anew stands above."""
     for t in brief.tried:
-        if t.verdict is None and t.id not in brief.rework:
+        if t.verdict is None and not t.taken_back and t.id not in brief.rework:
             known = f" {signed(t.delta)} so far" if t.delta is not None else ""
-            yield f"{t.id}{known}: {clean(t.hypothesis, 80)}"
-    yield from (f"- {clean(hypothesis, 80)}" for hypothesis in brief.waiting)
+            yield f"{t.id}{known}: {quoted(t.hypothesis, 80)}"
+    yield from (f"- {quoted(hypothesis, 80)}" for hypothesis in brief.waiting)
 
 
 def _last(brief: Brief) -> Lines:
     judged = [t for t in brief.tried if t.judged_at is not None and t.id != BASELINE]
     for t in sorted(judged, key=lambda t: (t.judged_at or 0.0, t.id), reverse=True):
-        if t.verdict is Verdict.CRASH:
+        if t.verdict is Verdict.CRASH or (t.failure and t.delta is None):
             what = t.failure.fact if t.failure else "no result"
         else:
             what = _change(t) + (f" ({signed(t.expected)})" if t.expected is not None else "")
-        yield f"{t.id} {t.verdict} {what}: {clean(t.hypothesis, 100)}"
+        yield f"{t.id} {t.verdict} {what}: {quoted(t.hypothesis, 100)}"
 
 
 def _change(tried: Tried) -> str:
@@ -270,7 +300,13 @@ def _predictions(brief: Brief) -> Lines:
 
 def _refused(brief: Brief) -> Lines:
     for refused in reversed(brief.refused):
-        yield f"- {clean(refused.hypothesis, 80)}: {clean(refused.fact, 160)}"
+        yield f"- {quoted(refused.hypothesis, 80)}: {quoted(refused.fact, 160)}"
+
+
+def _prior(brief: Brief) -> Lines:
+    for p in brief.prior:
+        value = "-" if p.value is None else fixed(p.value, 6)
+        yield f"- {_name(p.status)} {value}: {quoted(p.description, 80)}"
 
 
 def _memory(brief: Brief) -> Lines:
@@ -283,16 +319,16 @@ def _memory(brief: Brief) -> Lines:
 
 
 def _calls(brief: Brief) -> Lines:
-    others = "; ".join(clean(each, 100) for each in brief.elsewhere[:5])
+    others = "; ".join(quoted(each, 100) for each in brief.elsewhere[:5])
     if others:
         yield f"Other calls under way were asked for: {others}."
     if brief.focus:
-        yield f"This call is for: {clean(brief.focus, 100)}."
+        yield f"This call is for: {quoted(brief.focus, 100)}."
 
 
 def _name(text: str | None) -> str:
     """Return a name as one word of at most 60 characters."""
-    return _NO_NAME.sub("", clean(text or "?", 60))
+    return _NO_NAME.sub("", quoted(text or "?", 60))
 
 
 def _value(tried: Tried) -> str:

@@ -80,12 +80,12 @@ class Executor(Protocol):
 class Policy(Protocol):
     """Judges experiments and says what to run. Pure: the same history gives the same answer."""
 
-    def decide(self, history: History) -> Sequence[Decision]:
-        """Return the verdicts that are due and the runs that are wanted; at most one keep."""
+    def decide(self, history: History, workers: Sequence[Worker], now: float) -> Sequence[Decision]:
+        """Return the verdicts that are due, the runs wanted, and those no longer wanted; at most one keep."""
         ...
 
-    def next_run(self, history: History, queued: Sequence[Run], worker_kind: str, /) -> Run | None:
-        """Return which of the queued runs a free worker of that kind should take, if any."""
+    def next_run(self, history: History, queued: Sequence[Run], worker: Worker, /) -> Run | None:
+        """Return which of the queued runs a free worker should take, if any."""
         ...
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autoresearch.experiment import IN_FLIGHT, Experiment, Verdict
+from autoresearch.experiment import IN_FLIGHT, Experiment, Prior, Verdict
 from autoresearch.history import BASELINE, History
+from autoresearch.judging.pruning import pruned
 from autoresearch.judging.statistics import Noise, best_estimate, estimate, noise
 from autoresearch.untrusted import clean
 
-TSV_COLUMNS = ("commit", "val_bpb", "memory_gb", "status", "description")
+UPSTREAM_METRIC = "val_bpb"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,24 +127,33 @@ def useful_seconds(history: History, now: float) -> float:
     return seconds
 
 
-def results_tsv(history: History) -> str:
+def results_tsv(history: History, priors: Sequence[Prior] = (), metric: str = UPSTREAM_METRIC) -> str:
     """Return results.tsv as upstream tools read it: five columns, judged experiments in order.
 
-    A crash is written as 0.000000 and 0.0 here and nowhere else; the first row is the baseline.
+    Results from before the study come first, then the study's baseline. A crash is written as
+    0.000000 and 0.0 here and nowhere else. So is what was ended early, with `pruned: ` before its
+    description: a discard without a value would be drawn at 0, the best there is, and left out an idea
+    would seem untried. What else was judged without a value is left out.
     """
     spread: dict[str, Noise | None] = {}
-    lines = ["\t".join(TSV_COLUMNS)]
+    lines = [f"commit\t{metric}\tmemory_gb\tstatus\tdescription"]
+    lines += [_line(p.commit, p.value, p.memory_gb, p.status, p.description) for p in priors]
     for experiment in history.experiments.values():
-        if experiment.verdict is None:
-            continue
         row = _row(history, experiment, spread)
-        crashed = experiment.verdict is Verdict.CRASH or row.value is None
-        cells = (
-            (row.commit or experiment.id)[:7],
-            "0.000000" if crashed else f"{row.value:.6f}",
-            "0.0" if crashed else f"{row.memory_gb or 0.0:.1f}",
-            str(experiment.verdict),
-            clean(experiment.hypothesis, 400),
-        )
-        lines.append("\t".join(cells))
+        hopeless = row.value is None and pruned(history.runs_of(experiment.id)) is not None
+        crashed = experiment.verdict is Verdict.CRASH or hopeless
+        if experiment.verdict is None or (row.value is None and not crashed):
+            continue
+        value, memory = (None, None) if crashed else (row.value, row.memory_gb)
+        text = "pruned: " * hopeless + clean(experiment.hypothesis, 400)
+        status = str(Verdict.CRASH if crashed else experiment.verdict)
+        lines.append(_line(row.commit or experiment.id, value, memory, status, text))
     return "\n".join(lines) + "\n"
+
+
+def _line(commit: str, value: float | None, memory_gb: float | None, status: str, description: str) -> str:
+    short = commit[:7] if _HASH.fullmatch(commit) else commit
+    return "\t".join((short, f"{value or 0.0:.6f}", f"{memory_gb or 0.0:.1f}", status, description))
+
+
+_HASH = re.compile(r"[0-9a-f]{8,40}")  # other names that tables use, such as `baseline`, stay whole

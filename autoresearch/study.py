@@ -28,9 +28,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoresearch.errors import BusyError, NotFoundError, StorageError
-from autoresearch.experiment import Files, JobSpec, Place, Run
+from autoresearch.experiment import Files, JobSpec, Place, Refusal, Run
+from autoresearch.files import lock_file
+from autoresearch.history import BASELINE
+from autoresearch.judging.pruning import VARIABLE, Thresholds
 from autoresearch.store import Store
 from autoresearch.target import Metric, Target
+from autoresearch.untrusted import clean
 
 if TYPE_CHECKING:
     from autoresearch.workspace import Workspace
@@ -42,7 +46,9 @@ EVALUATION_SECONDS = 270.0  # what a run may take on a worker beside its timeout
 class Study:
     """One study, open: its store, its git refs, its folder."""
 
-    def __init__(self, folder: Path, tag: str, state: Path, store: Store) -> None:
+    def __init__(
+        self, folder: Path, tag: str, state: Path, store: Store, workspace: Workspace | None = None
+    ) -> None:
         """Use `open_study`, or `create_study` of the module `founding`."""
         self.folder = folder
         self.tag = tag
@@ -50,7 +56,7 @@ class Study:
         self.store = store
         self.row = store.study()
         self.target = _target(self.row.target)
-        self._workspace: Workspace | None = None
+        self._workspace = workspace
         self._code = lru_cache(maxsize=CODES)(self._read_code)
 
     @property
@@ -69,8 +75,8 @@ class Study:
 
     @property
     def worst_seconds(self) -> float:
-        """The longest one run may occupy a worker."""
-        return self.target.timeout + EVALUATION_SECONDS
+        """The longest one run may occupy a worker; who reports its own score is not evaluated after it."""
+        return self.target.timeout + (0.0 if self.target.self_reported else EVALUATION_SECONDS)
 
     def close(self) -> None:
         """Close the store."""
@@ -97,17 +103,54 @@ class Study:
             )
         return commit
 
+    def publish(self, experiment: str, now: float) -> None:
+        """Write an experiment's code to git, rebuilt from its parent and its edits; once, whoever does.
+
+        Its ancestors come first, should one of them have no ref yet.
+        """
+        from autoresearch.patch import apply_edits
+        from autoresearch.workspace import Commit
+
+        found = self.store.experiment(experiment)
+        if found.commit is not None or found.parent is None:
+            return
+        self.publish(found.parent, now)
+        files = apply_edits(self.store.edits(experiment), self.files(found.parent))
+        if isinstance(files, Refusal):
+            raise TypeError(f"the edits of {found.id} were admitted and no longer apply: {files}")
+        message = (
+            f"{found.id}: {clean(found.hypothesis, 1000)}\n\n"
+            f"Experiment: {found.id}\nParent: {found.parent}\n"
+            f"Study: {self.tag}\nAuthor: {clean(found.author)}\n"
+        )
+        commit = Commit(
+            ref=self.workspace.ref(found.id),
+            parent=self._commit(found.parent),
+            files=files,
+            message=message,
+            when=found.created_at,
+        )
+        self.store.set_commit(found.id, self.workspace.publish(commit), now)
+
     # -- jobs ------------------------------------------------------------------------------------
 
-    def job_spec(self, run: Run, place: Place | None = None) -> JobSpec:
-        """Return what an executor needs to run a run's current attempt; without a place, here."""
+    def job_spec(self, run: Run, place: Place | None = None, thresholds: Thresholds | None = None) -> JobSpec:
+        """Return what an executor needs to run a run's current attempt; without a place, here.
+
+        With thresholds the harness ends a run early that cannot win.
+        """
         place = place or self.here()
         name = run.job_name(self.tag)
+        env = {**place.env, **self.facts(), "AUTORESEARCH_RUN": name, "AUTORESEARCH_SEED": str(run.seed)}
+        if thresholds is not None:
+            env[VARIABLE] = thresholds.document
+        if run.experiment == BASELINE:
+            env["AUTORESEARCH_TRUSTED"] = "1"  # a human's code: what torch compiles of it serves every run
         return JobSpec(
             name=name,
             command=command_at(place, self.target.command),
             files=self.files(run.experiment),
-            env={**place.env, **self.facts(), "AUTORESEARCH_RUN": name, "AUTORESEARCH_SEED": str(run.seed)},
+            env=env,
             folder=f"{run.id}/a{run.attempt}",
             timeout_seconds=self.worst_seconds,
         )
@@ -138,7 +181,8 @@ class Study:
 
     def here(self) -> Place:
         """Return this machine as a place of jobs; nothing else of our environment reaches them."""
-        passed = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
+        names = ("PATH", "LANG", "LC_ALL", "TZ", *(("HOME",) if self.target.self_reported else ()))
+        passed = {name: os.environ[name] for name in names if name in os.environ}
         cache = os.environ.get("AUTORESEARCH_CACHE") or str(Path.home() / ".cache" / "autoresearch")
         protected = str(self.state / "protected")
         env = {
@@ -152,8 +196,7 @@ class Study:
     def facts(self) -> dict[str, str]:
         """Return the variables every job of the study has, wherever it runs."""
         return {
-            **self.target.env,
-            "AUTORESEARCH_PROFILE": self.target.profile,
+            **self.target.facts,
             "AUTORESEARCH_BUDGET_SECONDS": f"{self.target.seconds:g}",
             "AUTORESEARCH_TIMEOUT_SECONDS": f"{self.target.timeout:g}",
             "AUTORESEARCH_PROTECTED_SHA256": self.row.protected_sha256,
@@ -182,21 +225,26 @@ class Study:
     def dispatching(self) -> Iterator[None]:
         """Hold the study's dispatcher lock. Raises BusyError where another dispatcher does."""
         with (self.state / "dispatcher.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock_file(lock):
                 last = self.store.sessions()[-1:]
                 since = "".join(f" (pid {s.pid}, since {_clock_time(s.started_at)})" for s in last)
                 raise BusyError(
                     f"another dispatcher runs this study{since}",
                     "watch it with `autoresearch status --watch`",
-                ) from None
+                )
             yield
+
+    def dispatched(self) -> bool:
+        """Whether this study is being dispatched, or is about to be: a keeper lives."""
+        return self._is_held("dispatcher.lock") or self._is_held("keeper.lock")
 
     def dispatcher_alive(self) -> bool:
         """Whether some process dispatches this study now."""
+        return self._is_held("dispatcher.lock")
+
+    def _is_held(self, name: str) -> bool:
         try:
-            with (self.state / "dispatcher.lock").open() as lock:
+            with (self.state / name).open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False

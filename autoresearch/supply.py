@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from statistics import median
 
 from autoresearch.actions import Admit, Ask, Rebase, Snapshot
@@ -34,7 +35,7 @@ def rebases(snapshot: Snapshot) -> Iterator[Rebase]:
 
 
 def admissions(snapshot: Snapshot, unserved: int) -> Iterator[Admit]:
-    """Yield the proposals to be dealt with now, in order of arrival.
+    """Yield the proposals to be dealt with now, in order of arrival, what won before first.
 
     Those that failed their check, to refuse them; of those that passed, as many as workers wait for;
     and as many unchecked ones as can be checked at once.
@@ -43,7 +44,7 @@ def admissions(snapshot: Snapshot, unserved: int) -> Iterator[Admit]:
     rebased = {action.proposal for action in rebases(snapshot)}
     places = {True: unserved, False: len(snapshot.proposals), None: snapshot.admissions}
     places[None] -= len(snapshot.admitting)
-    for proposal in snapshot.proposals:
+    for proposal in sorted(snapshot.proposals, key=lambda waiting: waiting.reworks is None):
         number = proposal.number
         if number is None or number in snapshot.admitting or number in rebased:
             continue
@@ -56,7 +57,8 @@ def admissions(snapshot: Snapshot, unserved: int) -> Iterator[Admit]:
 
 def asks(snapshot: Snapshot, taking: Sequence[Worker]) -> Iterator[Ask]:
     """Yield the requests for proposals without which workers would soon wait."""
-    if snapshot.agent_gone or snapshot.agent_resting or snapshot.barren >= MAX_BARREN:
+    nobody = not snapshot.calls or snapshot.agent_gone or snapshot.agent_resting
+    if nobody or snapshot.barren >= MAX_BARREN:
         return
     stock = len(snapshot.proposals) + snapshot.asked
     room = int(min(room_for_experiments(snapshot.budget, snapshot.usage) - stock, 1_000_000))
@@ -94,12 +96,13 @@ def _needed(snapshot: Snapshot, taking: Sequence[Worker]) -> int:
 
 
 def _usual_seconds(snapshot: Snapshot) -> float:
-    lasted = [run.seconds for run in snapshot.history.all_runs() if run.measurement and run.seconds]
-    return max(0.1, median(lasted[-RECENT:]) if lasted else snapshot.usual_seconds)
+    ended = (run.seconds for run in snapshot.history.latest_runs() if run.measurement)
+    lasted = list(islice((seconds for seconds in ended if seconds), RECENT))
+    return max(0.1, median(lasted) if lasted else snapshot.usual_seconds)
 
 
 def _share_of_screens(history: History) -> float:
     """Return which share of runs is a first look at a new idea."""
-    recent = [run for run in history.all_runs() if run.experiment != BASELINE][-RECENT:]
+    recent = list(islice((run for run in history.latest_runs() if run.experiment != BASELINE), RECENT))
     screens = sum(run.purpose is Purpose.SCREEN for run in recent)
     return min(1.0, (screens + PRIOR_SCREENS) / (len(recent) + PRIOR_RUNS))

@@ -16,3 +16,17 @@ def parse(text: str, name: str = "<source>") -> ast.Module:
     """Return a module's tree; raises what `ast.parse` does."""
     with _TURN:
         return ast.parse(text, name)
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """Return a tree, changed in place, without its docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return tree

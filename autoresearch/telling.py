@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from autoresearch.brief import MAX_NOTES, MAX_REFUSED, Brief, build_brief
 from autoresearch.budget import Budget
 from autoresearch.findings import as_of
 from autoresearch.history import BASELINE
+from autoresearch.prior import worth_telling
 from autoresearch.prose import choose_anchor
 from autoresearch.study import Study
+
+
+class Tell(Protocol):
+    """How an agent is told of a study."""
+
+    def __call__(
+        self, study: Study, budget: Budget, instructions: str, *, focus: str, elsewhere: Sequence[str]
+    ) -> Brief:
+        """Return the brief."""
+        ...
 
 
 def tell_all(
@@ -26,6 +38,7 @@ def tell_all(
     lineage = lineage or [(BASELINE, study.files(BASELINE))]
     files = dict(lineage)
     anchor = choose_anchor(lineage)
+    waiting = store.waiting_proposals()
     notes = [str(event.data["notes"]) for event in store.last_events(MAX_NOTES, ["noted"])]
     brief = build_brief(
         history,
@@ -38,7 +51,8 @@ def tell_all(
         anchor=anchor,
         anchor_files=files[anchor],
         refused=store.refusals(MAX_REFUSED),
-        waiting=[proposal.hypothesis for proposal in store.waiting_proposals()],
+        waiting=[proposal.hypothesis for proposal in waiting if proposal.experiment is None],
+        promised=[proposal.experiment for proposal in waiting if proposal.experiment],
         notes=notes,
         budget=budget,
         usage=store.usage(as_of(history) or study.row.created_at, study.worst_seconds),
@@ -47,4 +61,10 @@ def tell_all(
         focus=focus,
         elsewhere=elsewhere,
     )
-    return replace(brief, changes={name: store.edits(name) for name in brief.rework})
+    priors = store.priors()
+    return replace(
+        brief,
+        changes={name: store.edits(name) for name in brief.rework},
+        prior=worth_telling(priors, history.goal),
+        priors=len(priors),
+    )

@@ -18,6 +18,7 @@ from autoresearch.errors import AutoresearchError, StorageError, UsageError
 from autoresearch.experiment import Files
 from autoresearch.files import decode_source
 
+LOCK_MILLISECONDS = 10_000  # that another process may take to write a ref; git's own 100 are few
 _IDENTITY = "autoresearch <autoresearch@localhost>"
 _TRAILER = "%(trailers:key=Experiment,valueonly)"
 
@@ -94,6 +95,13 @@ class Workspace:
         listed = _git(self._top, "ls-tree", "-r", "-z", "--name-only", commit, "--", *self._full(paths))
         return sorted(name.removeprefix(self._prefix) for name in listed.split("\0") if name)
 
+    def published(self) -> dict[str, str]:
+        """Return the commits of the study's experiments that have a ref, whichever folder they came from."""
+        prefix = self.ref("")
+        listed = _git(self._top, "for-each-ref", "--format=%(objectname) %(refname)", prefix)
+        pairs = (line.split(" ", 1) for line in listed.splitlines())
+        return {name.removeprefix(prefix): commit for commit, name in pairs}
+
     def point(self, ref: str, commit: str) -> None:
         """Make a ref name an existing commit; nothing where it does."""
         _git(self._top, "update-ref", ref, commit)
@@ -106,7 +114,15 @@ class Workspace:
     def publish(self, commit: Commit) -> str:
         """Write a commit and its ref in one step; return its id. A ref that exists is left alone."""
         existing = self.resolve(commit.ref)
-        return existing or self._write(commit)
+        if existing:
+            return existing
+        try:
+            return self._write(commit)
+        except StorageError:
+            written = self.resolve(commit.ref)  # by another process, at the same moment
+            if written is None:
+                raise
+            return written
 
     def advance(self, lineage: Mapping[str, str], paths: Sequence[str], when: float) -> str | None:
         """Append to the branch those kept experiments it does not hold yet.
@@ -198,6 +214,8 @@ def _run(folder: Path, *arguments: str, stdin: bytes = b"") -> subprocess.Comple
         "core.hooksPath=/dev/null",
         "-c",
         "core.quotePath=false",
+        "-c",
+        f"core.filesRefLockTimeout={LOCK_MILLISECONDS}",
         *arguments,
     ]
     try:

@@ -15,23 +15,23 @@ from typing import Annotated
 
 import typer
 
-from autoresearch.cli.output import guard
-
-app = typer.Typer(
-    name="autoresearch",
-    help="An agent edits train.py, a pool of workers measures, statistics decides what to keep.",
-    rich_markup_mode=None,  # plain help: Rich takes as long to load as all the rest
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+from autoresearch.cli.app import (
+    HERE,
+    Agent,
+    DryRun,
+    Executor,
+    Experiments,
+    Folder,
+    Hours,
+    Json,
+    Tag,
+    UntilCeiling,
+    Workers,
+    Yes,
+    app,
+    examples,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Tag = Annotated[str | None, typer.Option("--study", help="The study's tag. Default: the latest one.")]
-Folder = Annotated[Path, typer.Option("--folder", "-C", help="The study's folder.", show_default="here")]
-ExperimentId = Annotated[str, typer.Argument(help="An experiment, e0042, or one of its runs, e0042.1.")]
-HERE = Path()
+from autoresearch.cli.output import guard
 
 
 class Format(enum.StrEnum):
@@ -55,8 +55,19 @@ def _version(*, version: Version = False) -> None:
 
 @app.command()
 @guard
-def init(folder: Annotated[Path, typer.Argument(help="Where to scaffold the study.")] = HERE) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to scaffold the study.")] = HERE,
+    *,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="An upstream checkout: make a study of it, in place.")
+    ] = None,
+) -> None:
     """Scaffold a study folder: train/, instructions.md, autoresearch.yaml, under git."""
+    if source is not None:
+        from autoresearch.cli.adopt import init_from
+
+        init_from(source, folder)
+        return
     from autoresearch.cli.scaffold import init
 
     init(folder)
@@ -64,29 +75,30 @@ def init(folder: Annotated[Path, typer.Argument(help="Where to scaffold the stud
 
 @app.command()
 @guard
-def doctor(*, as_json: Json = False, folder: Folder = HERE) -> None:
+def doctor(*, as_json: Json = None, folder: Folder = HERE) -> None:
     """Check this machine and this folder, and say how to fix what is missing."""
     from autoresearch.cli.doctor import doctor
 
-    doctor(folder, as_json=as_json)
+    doctor(folder, as_json=bool(as_json))
 
 
-@app.command()
+@app.command(epilog=examples("autoresearch run", "autoresearch run --agent claude --hours 8"))
 @guard
 def run(
     *,
     study: Tag = None,
-    agent: Annotated[str | None, typer.Option(help="Who proposes: sweep or claude.")] = None,
-    executor: Annotated[str | None, typer.Option(help="Where runs go: local or skypilot.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="CPU workers of this machine.")] = None,
-    experiments: Annotated[int | None, typer.Option(min=0, help="Ceiling on experiments.")] = None,
-    hours: Annotated[float | None, typer.Option(min=0, help="Ceiling on hours.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before machines start.")] = False,
-    plan_only: Annotated[bool, typer.Option("--dry-run", help="Print the plan; start nothing.")] = False,
+    agent: Agent = None,
+    executor: Executor = None,
+    workers: Workers = None,
+    experiments: Experiments = None,
+    hours: Hours = None,
+    until_ceiling: UntilCeiling = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     keep_workers: Annotated[bool, typer.Option(help="Leave the machines up at the end.")] = False,
     folder: Folder = HERE,
 ) -> None:
-    """Run a study, or resume it. Prints what happens, then the results table."""
+    """Run a study in this terminal, or resume it. Prints what happens, then the results table."""
     from autoresearch.cli.run import Wishes, run
 
     wishes = Wishes(
@@ -95,93 +107,12 @@ def run(
         workers=workers,
         experiments=experiments,
         hours=hours,
+        until_ceiling=until_ceiling,
         yes=yes,
-        dry_run=plan_only,
+        dry_run=dry_run,
         keep_workers=keep_workers,
     )
     run(folder, study, wishes)
-
-
-@app.command()
-@guard
-def status(
-    *,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show what happens.")] = False,
-    study: Tag = None,
-    as_json: Json = False,
-    folder: Folder = HERE,
-) -> None:
-    """Show how good the best is, and what is going on."""
-    from autoresearch.cli.status import status
-
-    status(folder, study, watch=watch, as_json=as_json)
-
-
-@app.command()
-@guard
-def results(
-    *,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows at most.")] = 20,
-    study: Tag = None,
-    as_json: Json = False,
-    folder: Folder = HERE,
-) -> None:
-    """Print the results table, the best first. Piped, it is TSV."""
-    from autoresearch.cli.look import results
-
-    results(folder, study, limit=limit, as_json=as_json)
-
-
-@app.command()
-@guard
-def show(
-    experiment: ExperimentId,
-    *,
-    task: Annotated[bool, typer.Option("--task", help="Print its last run's SkyPilot task.")] = False,
-    study: Tag = None,
-    as_json: Json = False,
-    folder: Folder = HERE,
-) -> None:
-    """Show one experiment: why, what changed, each run, the decision, and what it led to."""
-    from autoresearch.cli.look import show, show_task
-
-    if task:
-        show_task(folder, study, experiment)
-    else:
-        show(folder, study, experiment, as_json=as_json)
-
-
-@app.command()
-@guard
-def diff(
-    experiment: ExperimentId,
-    against: Annotated[str | None, typer.Argument(help="Compare with this one. Default: its parent.")] = None,
-    *,
-    study: Tag = None,
-    as_json: Json = False,
-    folder: Folder = HERE,
-) -> None:
-    """Print what an experiment changed, as a unified diff."""
-    from autoresearch.cli.look import diff
-
-    diff(folder, study, experiment, against, as_json=as_json)
-
-
-@app.command()
-@guard
-def log(
-    experiment: ExperimentId,
-    *,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Lines from the end.")] = 40,
-    raw: Annotated[bool, typer.Option("--raw", help="The whole log, byte for byte.")] = False,
-    study: Tag = None,
-    as_json: Json = False,
-    folder: Folder = HERE,
-) -> None:
-    """Print the end of a run's log, cleaned of control characters."""
-    from autoresearch.cli.look import log
-
-    log(folder, study, experiment, lines=lines, raw=raw, as_json=as_json)
 
 
 @app.command()
@@ -200,11 +131,11 @@ def plot(
 
 @app.command()
 @guard
-def notebook(*, study: Tag = None, as_json: Json = False, folder: Folder = HERE) -> None:
+def notebook(*, study: Tag = None, as_json: Json = None, folder: Folder = HERE) -> None:
     """Print the lab notebook: the agent's notes in order, with what they led to."""
     from autoresearch.cli.notebook import notebook
 
-    notebook(folder, study, as_json=as_json)
+    notebook(folder, study, as_json=bool(as_json))
 
 
 @app.command()
@@ -222,36 +153,76 @@ def export(
     export(folder, study, path, as_json=kind is Format.JSON)
 
 
-@app.command()
+@app.command(epilog=examples("autoresearch noise", "autoresearch noise --json"))
 @guard
-def stop(
+def noise(*, study: Tag = None, as_json: Json = None, folder: Folder = HERE) -> None:
+    """How much runs differ, which workers are off by how much, and what a difference must be to show."""
+    from autoresearch.cli.noise import noise
+
+    noise(folder, study, as_json=bool(as_json))
+
+
+@app.command(
+    epilog=examples(
+        "autoresearch simulate --seeds 4", "autoresearch simulate --replay results.tsv --workers H100=4"
+    )
+)
+@guard
+def simulate(
     *,
-    now: Annotated[bool, typer.Option("--now", help="Cancel what runs instead of waiting for it.")] = False,
+    workers: Annotated[str, typer.Option(help="The pool, by kind.")] = "H100=13,H200=3",
+    hours: Annotated[float, typer.Option(min=0, help="How long a night is.")] = 8.0,
+    policy: Annotated[str, typer.Option(help="Who judges: posterior or confirm.")] = "posterior",
+    world: Annotated[str, typer.Option(help="What the laboratory is like.")] = "base",
+    seeds: Annotated[int, typer.Option(help="How many nights.")] = 8,
+    first_seed: Annotated[int, typer.Option(help="The first night's seed.")] = 0,
+    reach: Annotated[float | None, typer.Option(help="Also tell what a true value this good costs.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Take the ideas of a results.tsv instead of invented ones.")
+    ] = None,
+    as_json: Json = None,
+) -> None:
+    """Simulate nights of the real dispatcher: how a policy does in a world where the truth is known."""
+    from autoresearch.cli.simulate import run_simulation
+
+    run_simulation(
+        workers=workers,
+        hours=hours,
+        policy=policy,
+        world=world,
+        seeds=seeds,
+        first_seed=first_seed,
+        reach=reach,
+        replay=replay,
+        as_json=bool(as_json),
+    )
+
+
+@app.command(epilog=examples("autoresearch verify", "autoresearch verify e0042 --rerun"))
+@guard
+def verify(
+    experiments: Annotated[list[str] | None, typer.Argument(help="Some experiments. Default: all.")] = None,
+    *,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Also measure them, or the best, again on this machine.")
+    ] = False,
     study: Tag = None,
+    as_json: Json = None,
     folder: Folder = HERE,
 ) -> None:
-    """Ask the study's dispatcher to stop: running experiments finish first."""
-    from autoresearch.cli.run import stop
+    """Check that the books hold: code, logs, digests, seeds; with --rerun measure again."""
+    from autoresearch.cli.verify import run_verification
 
-    stop(folder, study, now=now)
-
-
-@app.command()
-@guard
-def down(*, study: Tag = None, as_json: Json = False, folder: Folder = HERE) -> None:
-    """Take down the machines that a study has left."""
-    from autoresearch.cli.machines import down
-
-    down(folder, study, as_json=as_json)
+    run_verification(folder, study, experiments or [], rerun=rerun, as_json=bool(as_json))
 
 
 @app.command()
 @guard
-def reap(*, as_json: Json = False, folder: Folder = HERE) -> None:
+def reap(*, as_json: Json = None, folder: Folder = HERE) -> None:
     """Take down the machines of all studies whose dispatcher died."""
     from autoresearch.cli.machines import reap
 
-    reap(folder, as_json=as_json)
+    reap(folder, as_json=bool(as_json))
 
 
 def main() -> None:
@@ -262,4 +233,8 @@ def main() -> None:
         from autoresearch.cli.output import fail
         from autoresearch.errors import StoppedError
 
-        sys.exit(fail(StoppedError("interrupted; nothing was changed")))
+        error = StoppedError("interrupted; nothing was changed")
+        sys.exit(fail(error, as_json="--json" in sys.argv))
+
+
+from autoresearch.cli import verbs  # noqa: E402, F401  the commands for agents; they need `app`

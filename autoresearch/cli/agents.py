@@ -6,6 +6,7 @@ import importlib.util
 import os
 
 from autoresearch.accounts import StudyLedger
+from autoresearch.agents.scripted import ScriptedAgent
 from autoresearch.agents.sweep import SweepAgent
 from autoresearch.calls import Tokens
 from autoresearch.config import AgentConfig, Config
@@ -26,6 +27,8 @@ NIGHT_HOURS = 8.0
 
 def check_agent(agent: AgentConfig) -> None:
     """Raise UsageError where the agent lacks a package or a key, ConfigError for an unknown model."""
+    if agent.name == "external":
+        return
     if agent.name == "sweep":
         if importlib.util.find_spec("optuna") is None:
             raise UsageError("the sweep agent needs optuna", "pip install 'autoresearch[sweep]'")
@@ -45,6 +48,8 @@ def check_agent(agent: AgentConfig) -> None:
 def make_agent(config: Config, opened: Study) -> tuple[Agent, float]:
     """Return the agent, and how many seconds it usually takes to answer."""
     agent = config.agent
+    if agent.name == "external":
+        return ScriptedAgent([]), 0.0  # which nobody asks
     if agent.name == "sweep":
         return SweepAgent(agent.seed), 0.0
     from autoresearch.agents.claude import ClaudeAgent, ClaudeSettings

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoresearch.errors import ConfigError, NotFoundError
+from autoresearch.cli.output import say
+from autoresearch.errors import ConfigError, NotFoundError, UsageError
 from autoresearch.study import Study, open_study, parse_run_id, state_folder
 from autoresearch.target import FILE_NAME
 
 if TYPE_CHECKING:
+    from autoresearch.budget import Budget
     from autoresearch.config import Config
+    from autoresearch.history import History
+    from autoresearch.judging.learning import Learner
 
 
 def configuration(folder: Path) -> Config:
@@ -42,9 +47,42 @@ def existing_study(folder: Path, tag: str | None) -> Study:
 
 
 def read_instructions(folder: Path, config: Config) -> str:
-    """Return the human's word to the agent; "" where there is none."""
+    """Return the human's word to the built-in agent, which has no shell; "" where there is none."""
     path = folder / config.instructions
-    return path.read_text(errors="replace") if path.is_file() else ""
+    return _FOR_A_SHELL.sub("", path.read_text(errors="replace")) if path.is_file() else ""
+
+
+_FOR_A_SHELL = re.compile(r"<!-- shell\b.*?(<!-- /shell -->\s*|\Z)", re.DOTALL)
+
+
+def author_of(given: str | None) -> str:
+    """Return who is at the command line: as they say, or as their environment shows."""
+    said = given or os.environ.get("AUTORESEARCH_AUTHOR")
+    name = said or ("claude-code" if os.environ.get("CLAUDECODE") else _user())
+    if not name.isprintable() or name.isspace() or len(name) > 40:
+        raise UsageError(f"{name[:60]!r} is no author's name", "use up to 40 letters, digits and dashes")
+    return name
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        return "somebody"
+
+
+def ceilings(opened: Study) -> Budget:
+    """Return the ceilings a study has now: its last dispatcher's, or before the first the configuration's."""
+    sessions = opened.store.sessions()
+    return sessions[-1].budget if sessions else configuration(opened.folder).budget
+
+
+def say_if_idle(opened: Study) -> None:
+    """Tell a person that what was just asked for waits until somebody dispatches."""
+    if not opened.dispatched():
+        say("nothing is being dispatched: `autoresearch up` starts the workers")
 
 
 def experiment_of(text: str) -> str:
@@ -55,6 +93,26 @@ def experiment_of(text: str) -> str:
             f"{text!r} is no experiment", "ids look like e0042; `autoresearch results` lists them"
         )
     return experiment
+
+
+def learned(opened: Study, history: History) -> Learner | None:
+    """Return what is to be learned of a study's runs; None before anything was repeated.
+
+    ConfigError where the configuration is bad and says something of noise.
+    """
+    from autoresearch.judging.learning import Learner
+
+    said = b"noise" in (opened.folder / FILE_NAME).read_bytes()
+    noise = noise_of(opened, configuration(opened.folder).judging.noise if said else None)
+    learner = Learner(opened.row.kinds[0], noise)
+    return learner if learner.learn(history) else None
+
+
+def noise_of(opened: Study, said: float | None) -> float | None:
+    """Return how much a study's runs are expected to differ: as its configuration says, else its target."""
+    from autoresearch.judging.statistics import expected_noise
+
+    return said or expected_noise(opened.target.metric.name, opened.target.profile)
 
 
 def plus_minus() -> str:

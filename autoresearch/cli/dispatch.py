@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import typer
 
 from autoresearch.actions import Finish, Request, Snapshot
-from autoresearch.cli.common import plus_minus, read_instructions
+from autoresearch.cli.common import noise_of, plus_minus, read_instructions
 from autoresearch.cli.look import print_results
 from autoresearch.cli.output import say
 from autoresearch.clock import WallClock
@@ -27,18 +29,20 @@ from autoresearch.experiment import Verdict
 from autoresearch.files import write_whole
 from autoresearch.history import BASELINE
 from autoresearch.judging.policy import ConfirmPolicy
+from autoresearch.judging.posterior import PosteriorPolicy
+from autoresearch.keeper import RESTARTS
 from autoresearch.plotting import plot_progress
-from autoresearch.protocols import Agent, Executor
+from autoresearch.protocols import Agent, Executor, Policy
 from autoresearch.report import results, results_tsv
 from autoresearch.store import Event
 from autoresearch.study import Study
-from autoresearch.untrusted import clean
+from autoresearch.untrusted import clean, clean_block
 
 SCREEN_SECONDS = 0.5
 TOP_ROWS = 20
 FOOTER = "Ctrl-C finishes what runs and stops; twice cancels it. The study resumes with `autoresearch run`."
 TOLD = (
-    *("admitted", "refused", "running", "finished", "failed", "lost", "requeued"),
+    *("admitted", "refused", "running", "finished", "pruned", "failed", "lost", "requeued"),
     *("keep", "discard", "crash", "agent_failed", "worker"),
 )
 
@@ -65,16 +69,26 @@ def dispatch(
             agent=agent[0],
             answer_seconds=agent[1],
             executor=executor,
-            policy=ConfirmPolicy(config.judging),
+            policy=make_policy(opened, config),
             preflight=preflight,
             clock=clock,
             instructions=lambda: read_instructions(opened.folder, config),
             on_turn=on_turn,
+            goes_on=RESTARTS in os.environ,
         )
         with _signals(dispatcher):
             finish = dispatcher.run()
     _export(opened)
     return finish, before == _work(opened)
+
+
+def make_policy(opened: Study, config: Config) -> Policy:
+    """Return the policy that judges a study."""
+    judging = config.judging
+    if judging.policy == "confirm":
+        return ConfirmPolicy(judging)
+    noise = noise_of(opened, judging.noise)
+    return PosteriorPolicy(judging, first_kind=opened.row.kinds[0], noise=noise)
 
 
 def _work(opened: Study) -> tuple[int, int]:
@@ -174,7 +188,8 @@ class _Exporter:
 
 
 def _export(opened: Study) -> None:
-    write_whole(opened.folder / "results.tsv", results_tsv(opened.store.history()).encode())
+    content = results_tsv(opened.store.history(), opened.store.priors(), opened.target.metric.name)
+    write_whole(opened.folder / "results.tsv", content.encode())
 
 
 class _Lines:
@@ -215,7 +230,7 @@ def conclude(opened: Study, finish: Finish, *, idle: bool) -> None:
     if finish.complete:
         raise BudgetError(
             f"nothing to do: {finish.reason}",
-            "raise the budget (--experiments N), or start another study with --study",
+            "raise the budget (--experiments N), or begin another with --study",
         )
     if opened.store.experiment(BASELINE).verdict is Verdict.CRASH:
         raise AutoresearchError(
@@ -243,12 +258,19 @@ def _print_outcome(opened: Study) -> None:
         best = next(row for row in rows if row.experiment == incumbent.id)
         error = f" {plus_minus()}{best.standard_error:.5f}" if best.standard_error is not None else ""
         typer.echo(f"best: {incumbent.id}, {best.value:.5f}{error}, against the committed code:")
-        typer.echo(opened.diff(incumbent.id, BASELINE).rstrip())
+        typer.echo(clean_block(opened.diff(incumbent.id, BASELINE).rstrip()))
         branch = opened.workspace.branch.removeprefix("refs/heads/")
         typer.echo(f"take it over: git checkout {branch} -- {' '.join(opened.target.editable)}")
     typer.echo("")
     try:
-        if plot_progress(history, opened.folder / "progress.png", metric=opened.target.metric.name):
-            say("wrote results.tsv and progress.png")
+        picture = _picture(opened)
+        if plot_progress(history, picture, metric=opened.target.metric.name):
+            say(f"wrote results.tsv and {os.path.relpath(picture, opened.folder)}")
     except UsageError as error:
         say(f"wrote results.tsv; {error.message}: {error.hint}")
+
+
+def _picture(opened: Study) -> Path:
+    """Return where the picture goes: beside results.tsv, but never over one that is committed there."""
+    committed = not opened.workspace.missing(opened.row.base_commit, ["progress.png"])
+    return (opened.state if committed else opened.folder) / "progress.png"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +25,8 @@ from autoresearch.executors.local import find_gpus, slots
 from autoresearch.executors.sky.survey import Accelerator
 from autoresearch.files import filesystem_type, read_mounts, refuse_network_filesystem
 from autoresearch.study import existing_tags, state_folder
-from autoresearch.target import FILE_NAME
+from autoresearch.target import FILE_NAME, Target
+from autoresearch.untrusted import clean
 from autoresearch.workspace import Workspace
 
 Finding = tuple[str, str]  # ("ok" | "warn" | "fail", text)
@@ -85,7 +88,7 @@ def _folder_checks(folder: Path) -> Iterator[Finding]:
     tags = existing_tags(state)
     if tags:
         yield "ok", f"studies: {', '.join(tags)}"
-    yield from _pool(config)
+    yield from _pool(config, folder)
 
 
 def _agent(config: Config) -> Iterator[Finding]:
@@ -105,7 +108,27 @@ def _agent(config: Config) -> Iterator[Finding]:
         yield "ok", f"no {KEY}: --agent claude would need one, --agent sweep does not"
 
 
-def _pool(config: Config) -> Iterator[Finding]:
+def _sandbox(target: Target, folder: Path) -> Finding:
+    """Say whether edited code can be held here; the harness's own file knows."""
+    if target.self_reported or target.sandbox == "off":
+        why = "the score is the code's own" if target.self_reported else "switched off in the configuration"
+        return "warn", f"unsandboxed: {why}; edited code can reach what you can"
+    harness = next((word for word in target.command.split() if word.endswith("harness.py")), "")
+    script = folder / harness.replace("{protected}/", "").replace("harness.py", "sandbox.py")
+    if not harness or not script.is_file():
+        return "ok", "sandbox: the target's command brings its own, or none"
+    told = subprocess.run([sys.executable, "-I", "-S", script], capture_output=True, text=True, check=False)
+    try:
+        offer = json.loads(told.stdout)
+    except ValueError:
+        return "warn", f"sandbox: {script.name} cannot tell: {clean(told.stderr[-200:])}"
+    if offer["reason"]:
+        level = "fail" if target.sandbox == "required" else "warn"
+        return level, f"unsandboxed: {offer['reason']}; edited code can reach what you can"
+    return "ok", f"sandbox: Landlock {offer['landlock']} and seccomp"
+
+
+def _pool(config: Config, folder: Path) -> Iterator[Finding]:
     if config.pool.executor == "skypilot":
         yield from _skypilot(config.pool)
         return
@@ -113,6 +136,7 @@ def _pool(config: Config) -> Iterator[Finding]:
     kinds = [slot.worker.kind for slot in found]
     counted = " + ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     target = config.target.resolve(kinds)
+    yield _sandbox(target, folder)
     yield "ok", f"pool: {counted}, profile {target.profile}, {target.seconds:g} s a run"
     if kinds.count("cpu") > (os.cpu_count() or 1):
         busy = f"{kinds.count('cpu')} CPU workers on {os.cpu_count()} cores"
@@ -162,10 +186,13 @@ def _kind(pool: Pool, kind: str, count: int, offered: Sequence[Accelerator]) -> 
         )
 
 
-def _packages(_: Path) -> Iterator[Finding]:
+def _packages(folder: Path) -> Iterator[Finding]:
     for name, extra, use in (
-        ("torch", "train", "training"),
-        ("rustbpe", "train", "the tokenizer"),
+        *(
+            ()
+            if _own_training(folder)
+            else (("torch", "train", "training"), ("rustbpe", "train", "the tokenizer"))
+        ),
         ("optuna", "sweep", "--agent sweep"),
         ("matplotlib", "plot", "progress.png"),
     ):
@@ -175,6 +202,14 @@ def _packages(_: Path) -> Iterator[Finding]:
         else:
             yield "ok", f"{name} {_version(name)}"
     yield "ok", f"skypilot {_version('skypilot')}, anthropic {_version('anthropic')}"
+
+
+def _own_training(folder: Path) -> bool:
+    """Whether the target brings its training, and says itself how good it is: what that needs is its own."""
+    try:
+        return configuration(folder).target.self_reported
+    except AutoresearchError:  # which was said above
+        return False
 
 
 def _version(distribution: str) -> str:

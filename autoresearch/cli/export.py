@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -29,7 +30,8 @@ def export(folder: Path, study: str | None, path: Path | None, *, as_json: bool)
     """Write all results: results.tsv as upstream tools read it, or everything as JSON."""
     opened = existing_study(folder, study)
     history = opened.store.history()
-    content = results_tsv(history)
+    priors = opened.store.priors()
+    content = results_tsv(history, priors, opened.target.metric.name)
     if as_json:
         rows = [
             {
@@ -38,7 +40,9 @@ def export(folder: Path, study: str | None, path: Path | None, *, as_json: bool)
             }
             for row in result_rows(history)
         ]
-        content = json.dumps({"schema_version": 1, "study": opened.tag, "experiments": rows}, indent=1) + "\n"
+        document = {"schema_version": 1, "study": opened.tag, "experiments": rows}
+        document["earlier"] = [asdict(prior) for prior in priors]
+        content = json.dumps(document, indent=1) + "\n"
     if path is None:
         typer.echo(content, nl=False)
     else:

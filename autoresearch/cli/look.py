@@ -3,60 +3,99 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from autoresearch.cli.common import existing_study, experiment_of, plus_minus
-from autoresearch.cli.output import print_json, print_tsv, say
+from autoresearch.cli.common import existing_study, experiment_of, learned, plus_minus
+from autoresearch.cli.output import fit, print_json, print_tsv, say, shorten
 from autoresearch.console import text
-from autoresearch.errors import NotFoundError
+from autoresearch.errors import NotFoundError, UsageError
 from autoresearch.experiment import Run
-from autoresearch.files import read_tail
+from autoresearch.files import read_tail, write_whole
+from autoresearch.history import History
+from autoresearch.logparse import parse_progress
 from autoresearch.report import Row
 from autoresearch.report import results as result_rows
 from autoresearch.study import Study
-from autoresearch.untrusted import clean
+from autoresearch.trust import trust_of
+from autoresearch.untrusted import clean, clean_block
 
 RESULT_COLUMNS = ("experiment", "value", "standard_error", "delta", "runs", "kind", "verdict", "hypothesis")
 LOG_TAIL_BYTES = 256 << 10
+DEFAULT_LINES, JSON_LINES = 40, 8
+DIFF_BYTES = 1600
+DEFAULT_ROWS = 20
+SHOWN = ("experiment", "value", "standard_error", "delta", "kind")
 
 
-def results(folder: Path, study: str | None, *, limit: int, as_json: bool) -> None:
-    """Print the results table, the best first. Piped, it is TSV."""
+def results(folder: Path, study: str | None, *, limit: int | None, fields: str | None, as_json: bool) -> None:
+    """Print the results table, the best first: JSON, a table on a terminal, TSV into a pipe."""
     opened = existing_study(folder, study)
     history = opened.store.history()
     rows = result_rows(history)
-    shown = rows[:limit]
-    if as_json:
-        fields = ("experiment", "value", "delta", "runs", "kind", "verdict", "hypothesis")
-        document = [{name: field_of(row, name) for name in fields} for row in shown]
-        print_json(
-            {
-                "study": opened.tag,
-                "metric": opened.target.metric.name,
-                "total": len(rows),
-                "results": document,
-            }
-        )
-    else:
-        print_results(opened, shown, len(rows))
+    columns = _columns(fields)
+    if not as_json:
+        print_results(opened, rows[: limit or DEFAULT_ROWS], len(rows), columns if fields else RESULT_COLUMNS)
+        return
+    document = {
+        "study": opened.tag,
+        "metric": opened.target.metric.name,
+        "total": len(rows),
+        "cursor": opened.store.cursor(),
+        "results": [{name: _short(field_of(row, name)) for name in columns} for row in rows],
+    }
+    print_json(fit(document | standing(opened), "results", limit=limit))
 
 
-def print_results(opened: Study, rows: Sequence[Row], total: int) -> None:
+def standing(opened: Study) -> dict[str, Any]:
+    """Return what every answer should say: is it dispatched, and what the score cannot be trusted for."""
+    doubts = {"score": "self-reported"} if opened.target.self_reported else {}
+    unsandboxed = opened.store.unsandboxed()
+    if unsandboxed:
+        doubts["unsandboxed"] = unsandboxed
+    return {"dispatching": opened.dispatched(), **doubts}
+
+
+def warnings(opened: Study) -> Iterator[str]:
+    """Yield what a person should know before believing a study's score."""
+    return trust_of(opened.store.history(), self_reported=opened.target.self_reported).lines()
+
+
+def _columns(fields: str | None) -> Sequence[str]:
+    """Return the columns asked for; UsageError for one there is not."""
+    if fields is None:
+        return ("experiment", "value", "delta", "runs", "kind", "verdict", "hypothesis")
+    names = [name.strip() for name in fields.split(",") if name.strip()]
+    unknown = [name for name in names if name not in Row.__slots__]
+    if unknown or not names:
+        known = ", ".join(Row.__slots__)
+        raise UsageError(f"no column {', '.join(unknown) or fields!r}", f"use some of {known}")
+    return names
+
+
+def _short(cell: Any) -> Any:
+    return clean(cell, 60) if isinstance(cell, str) else cell
+
+
+def print_results(
+    opened: Study, rows: Sequence[Row], total: int, columns: Sequence[str] = RESULT_COLUMNS
+) -> None:
     """Print rows: as a table on a terminal, as TSV into a pipe."""
-    if not sys.stdout.isatty():
-        print_tsv(RESULT_COLUMNS, ({name: field_of(row, name) for name in RESULT_COLUMNS} for row in rows))
+    for line in warnings(opened):
+        say(line)
+    if not sys.stdout.isatty() or columns is not RESULT_COLUMNS:
+        print_tsv(columns, ({name: field_of(row, name) for name in columns} for row in rows))
         return
     from rich.console import Console
 
     from autoresearch.console.live import results_table
 
     metric = opened.target.metric.name
-    columns = ["experiment", metric, "delta", "runs", "on", "verdict", "hypothesis"]
+    shown = ["experiment", metric, "delta", "runs", "on", "verdict", "hypothesis"]
     cells = [
         {
             "experiment": row.experiment,
@@ -65,11 +104,11 @@ def print_results(opened: Study, rows: Sequence[Row], total: int) -> None:
             "runs": str(row.runs),
             "on": row.kind or "",
             "verdict": str(row.verdict or "open"),
-            "hypothesis": row.hypothesis if row.value is not None else f"{row.hypothesis} ({row.reason})",
+            "hypothesis": clean(row.hypothesis + ("" if row.value is not None else f" ({row.reason})")),
         }
         for row in rows
     ]
-    Console().print(results_table(cells, columns))
+    Console().print(results_table(cells, shown))
     if total > len(rows):
         say(f"... and {total - len(rows)} more: `autoresearch results --limit {total}`")
 
@@ -83,40 +122,95 @@ def show(folder: Path, study: str | None, experiment: str, *, as_json: bool) -> 
     children = [e.id for e in history.experiments.values() if e.parent == id_]
     row = next(row for row in result_rows(history) if row.experiment == id_)
     if as_json:
-        print_json(
-            {
-                **{
-                    name: field_of(row, name)
-                    for name in ("experiment", "value", "standard_error", "delta", "kind")
-                },
-                "verdict": found.verdict and str(found.verdict),
-                "reason": found.reason,
-                "hypothesis": found.hypothesis,
-                "author": found.author,
-                "parent": found.parent,
-                "children": children,
-                "commit": found.commit,
-                "runs": [run_document(run) for run in history.runs_of(id_)],
-            }
-        )
+        document = {
+            **{name: field_of(row, name) for name in SHOWN},
+            "verdict": found.verdict and str(found.verdict),
+            "reason": shorten(clean(found.reason, 300), 300),
+            **_believed(opened, history, id_),
+            "hypothesis": shorten(clean(found.hypothesis, 300), 300),
+            "author": found.author,
+            "flags": [clean(flag, 80) for flag in found.flags[:4]],
+            "parent": found.parent,
+            "children": children[-8:],
+            "commit": found.commit,
+            "diff": f"autoresearch diff {id_}",
+            "runs": [_without_nothing(run_document(run)) for run in reversed(history.runs_of(id_))],
+        }
+        print_json(fit(document | standing(opened), "runs"))
         return
-    typer.echo(f"{id_}  {found.hypothesis}")
+    typer.echo(f"{id_}  {clean(found.hypothesis, 1000)}")
     typer.echo(
-        f"by {found.author}, from {found.parent or 'the committed code'}, {text.iso(found.created_at)}"
+        f"by {clean(found.author)}, from {found.parent or 'the committed code'}, {text.iso(found.created_at)}"
     )
     spread = text.value(row.value, row.standard_error, pm=plus_minus())
     typer.echo(f"{opened.target.metric.name} {spread}  {text.signed(row.delta)}".rstrip())
-    typer.echo(f"{found.verdict or 'not judged yet'}: {found.reason}".rstrip(": "))
+    typer.echo(f"{found.verdict or 'not judged yet'}: {clean(found.reason, 400)}".rstrip(": "))
+    for line in _belief_lines(_believed(opened, history, id_)):
+        typer.echo(line)
+    for line in warnings(opened):
+        typer.echo(line)
+    for flag in [*found.flags, *(f for run in history.runs_of(id_) for f in _flags(run))]:
+        typer.echo(f"flagged: {clean(flag)}")
     typer.echo("")
     for run in history.runs_of(id_):
         typer.echo(_run_line(run))
     if found.parent and found.commit:
         typer.echo("")
-        typer.echo(opened.diff(id_, found.parent).rstrip())
+        typer.echo(clean_block(opened.diff(id_, found.parent).rstrip()))
     typer.echo("")
     if children:
         typer.echo(f"led to {', '.join(children)}")
     typer.echo(f"code: git show {opened.workspace.ref(id_)}    log: autoresearch log {id_}")
+
+
+def _believed(opened: Study, history: History, id_: str) -> dict[str, Any]:
+    """Return what all runs say of an experiment's effect on its base; nothing where they say nothing."""
+    experiment, learner = history.experiments[id_], learned(opened, history)
+    prospect = learner.prospect(history, id_) if learner else None
+    if learner is None or prospect is None:
+        return {}
+    told: dict[str, Any] = {
+        "expected_effect": round(-history.goal.sign * prospect.gain, 6),
+        "probability_better": round(1 - prospect.useless, 4),
+        "tried": sum(learner.compared.values()),
+    }
+    earlier = learner.prospect(history, experiment.reworks) if experiment.reworks else None
+    if earlier is not None:
+        told |= {"reworks": experiment.reworks, "effect_there": round(-history.goal.sign * earlier.gain, 6)}
+    return told
+
+
+def _belief_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    if not told:
+        return
+    effect, better = f"{told['expected_effect']:+.5f}", f"{min(told['probability_better'], 0.9999):.4g}"
+    yield f"effect on its base {effect}, better with P {better}, given the {told['tried']} measured so far"
+    if "reworks" in told:
+        yield f"does {told['reworks']} anew, which was worth {told['effect_there']:+.5f} on its own base"
+
+
+def _flags(run: Run) -> tuple[str, ...]:
+    return run.measurement.flags if run.measurement else ()
+
+
+def _without_nothing(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def save_code(folder: Path, study: str | None, experiment: str, to: Path, *, as_json: bool) -> None:
+    """Write an experiment's editable files into a folder, by their names in the study."""
+    opened = existing_study(folder, study)
+    id_ = experiment_of(experiment)
+    written = []
+    for name, content in opened.files(id_).items():
+        path = to / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.encode())
+        written.append(str(path))
+    if as_json:
+        print_json({"experiment": id_, "written": written})
+    else:
+        say(f"wrote {', '.join(written)}")
 
 
 def show_task(folder: Path, study: str | None, experiment: str) -> None:
@@ -143,12 +237,12 @@ def _run_line(run: Run) -> str:
         if m.memory_gb is not None:
             parts.append(f"{m.memory_gb:.1f} GB")
     if run.failure:
-        parts.append(str(run.failure))
+        parts.append(clean(str(run.failure), 300))
     if run.attempt > 1:
         parts.append(f"attempt {run.attempt}")
     if run.seconds is not None:
         parts.append(f"{run.seconds:.0f} s" + (f", ${_dollars(run):.2f}" if run.price_per_hour else ""))
-    return "  ".join(parts) + f"\n           why: {run.why}"
+    return "  ".join(parts) + f"\n           why: {clean(run.why, 400)}"
 
 
 def _dollars(run: Run) -> float:
@@ -168,6 +262,8 @@ def run_document(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "why": run.why,
         "value": run.value,
+        "hidden": run.measurement.hidden if run.measurement else None,
+        "flags": list(_flags(run)) or None,
         "steps": run.measurement.steps if run.measurement else None,
         "tokens_per_second": run.measurement.tokens_per_second if run.measurement else None,
         "memory_gb": run.measurement.memory_gb if run.measurement else None,
@@ -179,20 +275,26 @@ def run_document(run: Run) -> dict[str, Any]:
     }
 
 
-def diff(folder: Path, study: str | None, experiment: str, against: str | None, *, as_json: bool) -> None:
-    """Print what an experiment changed, as a unified diff."""
+def diff(
+    folder: Path, study: str | None, experiment: str, against: str | None, *, full: bool, as_json: bool
+) -> None:
+    """Print what an experiment changed, as a unified diff; in JSON its beginning, unless in full."""
     opened = existing_study(folder, study)
     id_ = experiment_of(experiment)
     other = experiment_of(against) if against else opened.store.experiment(id_).parent
     changed = opened.diff(id_, other) if other else ""
-    if as_json:
-        print_json({"experiment": id_, "against": other, "diff": changed})
-    else:
-        typer.echo(changed, nl=False)
+    if not as_json:
+        typer.echo(clean_block(changed), nl=False)
+        return
+    shown = changed if full else shorten(changed, DIFF_BYTES)
+    document = {"experiment": id_, "against": other, "diff": shown}
+    print_json(document if shown == changed else document | {"more": f"autoresearch diff {id_} --full"})
 
 
-def log(folder: Path, study: str | None, experiment: str, *, lines: int, raw: bool, as_json: bool) -> None:
-    """Print the end of a run's log, cleaned of control characters."""
+def log(
+    folder: Path, study: str | None, experiment: str, *, lines: int | None, raw: bool, as_json: bool
+) -> None:
+    """Print the end of a run's log, cleaned of control characters; in JSON with typed facts."""
     opened = existing_study(folder, study)
     run = _run_of(opened, experiment)
     path = opened.job_folder(run) / "log"
@@ -201,22 +303,23 @@ def log(folder: Path, study: str | None, experiment: str, *, lines: int, raw: bo
             while chunk := file.read(1 << 20):
                 sys.stdout.buffer.write(chunk)
         return
-    tail = read_tail(path, LOG_TAIL_BYTES).decode("utf-8", "replace").replace("\r", "\n")
-    cleaned = [clean(line, 300) for line in tail.split("\n") if line.strip()][-lines:]
-    if as_json:
-        failure = asdict(run.failure) if run.failure else None
-        print_json(
-            {
-                "run": run.id,
-                "state": str(run.state),
-                "failure": failure,
-                "log": str(path),
-                "tail": cleaned[-8:],
-            }
-        )
+    tail = read_tail(path, LOG_TAIL_BYTES)
+    told = [clean(line, 300) for line in tail.decode("utf-8", "replace").replace("\r", "\n").split("\n")]
+    told = [line for line in told if line][-(lines or (JSON_LINES if as_json else DEFAULT_LINES)) :]
+    if not as_json:
+        typer.echo("\n".join(told))
         return
-    for line in cleaned:
-        typer.echo(line)
+    progress = parse_progress(tail)
+    document = {
+        "run": run.id,
+        "state": str(run.state),
+        "value": run.value,
+        "failure": asdict(run.failure) if run.failure else None,
+        "progress": progress and asdict(progress),
+        "log": str(path),
+        "tail": [shorten(line, 160) for line in told] if lines is None else told,
+    }
+    print_json(document)
 
 
 def _run_of(opened: Study, name: str) -> Run:

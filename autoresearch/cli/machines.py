@@ -1,4 +1,4 @@
-"""`down` and `reap`: take machines down that studies of this folder have left. Only names we made."""
+"""`reap`: take machines down that studies of this folder have left. Only names we made."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from autoresearch.cli.common import configuration, existing_study
+from autoresearch.cli.common import configuration
 from autoresearch.cli.output import print_json, say
-from autoresearch.errors import AutoresearchError, BusyError, PoolError
+from autoresearch.errors import AutoresearchError, PoolError
 from autoresearch.executors.sky.client import SkyClient
 from autoresearch.executors.sky.ledger import Machines
 from autoresearch.study import Study, existing_tags, open_study, state_folder
@@ -16,25 +16,15 @@ from autoresearch.study import Study, existing_tags, open_study, state_folder
 AT_ONCE = 4
 
 
-def down(folder: Path, study: str | None, *, as_json: bool) -> None:
-    """Take down the machines of one study. BusyError while its dispatcher lives."""
-    opened = existing_study(folder, study)
-    if opened.dispatcher_alive():
-        raise BusyError(
-            f"study {opened.tag} is being dispatched", "stop it first: `autoresearch stop` takes them down"
-        )
-    _report(_take_down([opened]), as_json=as_json)
-
-
 def reap(folder: Path, *, as_json: bool) -> None:
     """Take down the machines of every study of this folder whose dispatcher is dead."""
     folder = folder.absolute()
     states = state_folder(folder, configuration(folder).state_dir)
     studies = [open_study(folder, states, tag) for tag in existing_tags(states)]
-    _report(_take_down([s for s in studies if not s.dispatcher_alive()]), as_json=as_json)
+    _report(take_down([s for s in studies if not s.dispatcher_alive()]), as_json=as_json)
 
 
-def _take_down(studies: list[Study]) -> dict[str, str]:
+def take_down(studies: list[Study]) -> dict[str, str]:
     """Take down what the studies' ledgers name; return what came of each cluster that existed."""
     ledgers = {study.tag: Machines(study.state / "workers", study.tag) for study in studies}
     machines = [(tag, record) for tag, ledger in ledgers.items() for record in ledger.living()]

@@ -62,16 +62,17 @@ def _entries(opened: Study) -> Iterator[Entry]:
             for number in event.data["proposals"]:
                 hypothesis, state, experiment = became[number]
                 row = rows.get(experiment or "") if state == "admitted" else None
-                ideas.append(Idea(hypothesis=hypothesis, state=state, experiment=experiment, row=row))
-            yield Entry(at=event.at, notes=str(event.data["notes"]), ideas=tuple(ideas))
+                ideas.append(Idea(hypothesis=clean(hypothesis), state=state, experiment=experiment, row=row))
+            notes = clean(str(event.data["notes"]), NOTE_CHARS)
+            yield Entry(at=event.at, notes=notes, ideas=tuple(ideas))
 
 
 def _lines(entry: Entry) -> Sequence[str]:
-    lines = [f"{text.clock_time(entry.at)}  {clean(entry.notes, NOTE_CHARS)}"]
+    lines = [f"{text.clock_time(entry.at)}  {entry.notes}"]
     for idea in entry.ideas:
         delta = text.signed(idea.row.delta if idea.row else None)
         what = f"{idea.experiment or '-':<6} {_verdict(idea):<8} {delta:>7}"
-        lines.append(f"       {what}   {clean(idea.hypothesis)}")
+        lines.append(f"       {what}   {idea.hypothesis}")
     return lines
 
 

@@ -11,9 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from autoresearch.errors import AutoresearchError, StorageError
+from autoresearch.errors import AutoresearchError, StoppedError, StorageError
+from autoresearch.untrusted import clean
 
 SCHEMA_VERSION = 1
+DOCUMENT_BYTES = 2000  # of JSON, where nobody asked for more
+CELL_CHARS = 1000
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,7 +31,8 @@ def print_tsv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> N
     """Write rows as tab-separated values with a header; absent values are empty."""
     typer.echo("\t".join(columns))
     for row in rows:
-        typer.echo("\t".join("" if row[name] is None else str(row[name]) for name in columns))
+        cells = ("" if row[name] is None else clean(str(row[name]), CELL_CHARS) for name in columns)
+        typer.echo("\t".join(cells))
 
 
 def say(text: str) -> None:
@@ -36,39 +40,80 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def wants_json() -> bool:
-    """Whether this command line asked for JSON; for errors raised before its options are read."""
-    return "--json" in sys.argv
+def fit(
+    document: Mapping[str, Any], key: str, *, limit: int | None = None, room: int = DOCUMENT_BYTES
+) -> Mapping[str, Any]:
+    """Return a document with as many of the rows under `key` as fit into `room` bytes of JSON.
+
+    With a `limit`, that many rows, whatever their size. What is left out is counted under `more`.
+    """
+    rows = list(document[key])
+    shown = rows[:limit]
+    if limit is None:
+        left = room - len(json.dumps({"schema_version": SCHEMA_VERSION, **document, key: [], "more": 9999}))
+        count = 0
+        for row in rows:
+            left -= len(json.dumps(row)) + 2
+            if left < 0:
+                break
+            count += 1
+        shown = rows[:count]
+    more = {"more": len(rows) - len(shown)} if len(shown) < len(rows) else {}
+    return {**document, key: shown, **more}
 
 
-def fail(error: AutoresearchError) -> int:
-    """Report an error in one line, with its way out; return its exit code."""
-    if wants_json():
-        typer.echo(json.dumps(error.as_dict()))
+def shorten(text: str, room: int) -> str:
+    """Return as much of a text's beginning as takes at most `room` bytes in JSON."""
+    if len(json.dumps(text)) <= room:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if len(json.dumps(text[:middle])) <= room - 3 else (low, middle - 1)
+    return text[:low] + "..."
+
+
+def fail(error: AutoresearchError, *, as_json: bool, document: Mapping[str, Any] | None = None) -> int:
+    """Report an error in one line, with its way out; return its exit code.
+
+    As JSON it may come with what there was to say all the same.
+    """
+    if as_json:
+        print_json({**(document or {}), **error.as_dict()})
     else:
         say(f"autoresearch: {error.message}" + (f"\n  {error.hint}" if error.hint else ""))
     return error.exit_code
 
 
 def guard(command: Callable[P, R]) -> Callable[P, R]:
-    """Return the command with our errors, and the disk's, turned into one line and an exit code."""
+    """Return the command with our errors, and the disk's, turned into one line and an exit code.
+
+    Where it was not said whether to answer in JSON, that is so off a terminal.
+    """
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "as_json" in kwargs and kwargs["as_json"] is None:
+            kwargs["as_json"] = not sys.stdout.isatty()
+        as_json = bool(kwargs.get("as_json"))
         try:
             return command(*args, **kwargs)
         except AutoresearchError as error:
-            raise typer.Exit(fail(error)) from None
+            raise typer.Exit(fail(error, as_json=as_json)) from None
+        except KeyboardInterrupt:
+            stopped = StoppedError("interrupted; nothing is lost", "run the same command again")
+            raise typer.Exit(fail(stopped, as_json=as_json)) from None
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except OSError as error:
-            raise typer.Exit(fail(_from_os(error))) from None
+            raise typer.Exit(fail(from_os(error), as_json=as_json)) from None
 
     return guarded
 
 
-def _from_os(error: OSError) -> StorageError:
+def from_os(error: OSError) -> StorageError:
+    """Return the disk's complaint as one of ours, with the way out."""
     where = f"{error.filename}: " if error.filename else ""
     return StorageError(
         f"{where}{(error.strerror or str(error)).lower()}",

@@ -216,8 +216,7 @@ def dry_run(folder: Path, config: Config, tag: str, state: Path) -> None:
     typer.echo(f"  idle machines go down by themselves after {config.pool.idle_minutes} min")
     for line in [*_worst_cases(config), *costs]:
         typer.echo(f"  {line}")
-    facts = {**target.env, "AUTORESEARCH_PROFILE": target.profile}
-    recipe = _recipe(folder, config.pool, target, baseline, facts, state / "protected")
+    recipe = _recipe(folder, config.pool, target, baseline, target.facts, state / "protected")
     kind, names = next(iter(_machines(config.pool, ledger).items()))
     task = render.worker_task(recipe, name=names[0], kind=kind, gpus=config.pool.gpus_per_cluster)
     typer.echo("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -13,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
 
-from autoresearch.actions import Request
 from autoresearch.cli.agents import check_agent, make_agent
-from autoresearch.cli.common import configuration, existing_study
+from autoresearch.cli.common import configuration
 from autoresearch.cli.dispatch import conclude, dispatch
 from autoresearch.cli.output import say
 from autoresearch.cli.pool import (
@@ -32,12 +33,15 @@ from autoresearch.config import Config, check_tag
 from autoresearch.errors import AutoresearchError, NotFoundError, UsageError
 from autoresearch.executors.preflight import LocalPreflight
 from autoresearch.experiment import FailureKind, Worker
+from autoresearch.files import write_whole
 from autoresearch.founding import create_study, default_tag, same_target
 from autoresearch.history import BASELINE
+from autoresearch.keeper import KEPT
 from autoresearch.study import Study, existing_tags, open_study, state_folder
 from autoresearch.target import FILE_NAME
 
 LOG_BYTES = 5 << 20
+CEILINGS = ("experiments", "hours", "until_ceiling")  # of a command line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,7 @@ class Wishes:
     workers: int | None = None
     experiments: int | None = None
     hours: float | None = None
+    until_ceiling: bool | None = None
     yes: bool = False
     dry_run: bool = False
     keep_workers: bool = False
@@ -57,17 +62,15 @@ class Wishes:
 def run(folder: Path, tag: str | None, wishes: Wishes) -> None:
     """Run a study, or resume it; print what happens, then the results."""
     folder = folder.absolute()
-    _scaffold_if_empty(folder)
-    config = _overridden(configuration(folder), wishes)
+    scaffold_if_empty(folder)
+    config = overridden(configuration(folder), wishes)
     if wishes.dry_run:
         state = state_folder(folder, config.state_dir)
         name = _tag(config, tag, existing_tags(state))
         dry_run(folder, config, name, state / name)
         return
-    workers = workers_of(config.pool)
-    check_prices(config)
-    check_agent(config.agent)
-    opened = _open_or_create(folder, config, tag, workers)
+    opened = found_study(folder, config, tag)
+    config = with_ceilings(opened, config, wishes)
     try:
         with opened.dispatching():
             _refuse_checked_out_branch(opened)
@@ -87,19 +90,36 @@ def run(folder: Path, tag: str | None, wishes: Wishes) -> None:
         opened.close()
 
 
-def stop(folder: Path, study: str | None, *, now: bool) -> None:
-    """Ask the study's dispatcher to stop."""
-    opened = existing_study(folder, study)
-    if not opened.dispatcher_alive():
-        say(f"{opened.tag}: nothing is being dispatched; continue with `autoresearch run`")
-        return
-    opened.store.set_request(Request.CANCEL if now else Request.DRAIN, time.time())
-    running = len(opened.store.history().in_flight())
-    what = "cancels" if now else "stops after"
-    say(f"{opened.tag} {what} {running} running; continue with `autoresearch run`")
+def found_study(folder: Path, config: Config, tag: str | None) -> Study:
+    """Return the study to run, begun where it has to be, after all that can be checked beforehand."""
+    workers = workers_of(config.pool)
+    check_prices(config)
+    check_agent(config.agent)
+    return _open_or_create(folder, config, tag, workers)
 
 
-def _scaffold_if_empty(folder: Path) -> None:
+def with_ceilings(opened: Study, config: Config, wishes: Wishes) -> Config:
+    """Return the configuration with the ceilings this study was last given on a command line.
+
+    They hold until others are given, or autoresearch.yaml is edited.
+    """
+    path, file = opened.state / "ceilings.json", opened.folder / FILE_NAME
+    said: dict[str, Any] = {}
+    if path.exists() and path.stat().st_mtime >= file.stat().st_mtime:
+        said = json.loads(path.read_text())
+    given = _given(wishes)
+    if given:
+        write_whole(path, json.dumps(said | given).encode())
+    return replace(config, budget=replace(config.budget, **said | given))
+
+
+def _given(wishes: Wishes) -> dict[str, Any]:
+    """Return the ceilings that a command line names."""
+    return {name: ceiling for name in CEILINGS if (ceiling := getattr(wishes, name)) is not None}
+
+
+def scaffold_if_empty(folder: Path) -> None:
+    """Scaffold a study where there is nothing yet."""
     if folder.is_dir() and not [entry for entry in folder.iterdir() if entry.name != ".git"]:
         from autoresearch.cli.scaffold import scaffold
 
@@ -107,20 +127,16 @@ def _scaffold_if_empty(folder: Path) -> None:
         say(f"{folder} was empty: scaffolded a study there")
 
 
-def _overridden(config: Config, wishes: Wishes) -> Config:
+def overridden(config: Config, wishes: Wishes) -> Config:
     """Return the configuration with the command line's wishes in it."""
-    budget, pool, agent = config.budget, config.pool, config.agent
+    pool, agent = config.pool, config.agent
     match wishes.agent:
         case None:
             pass
-        case "sweep" | "claude" as name:
+        case "sweep" | "claude" | "external" as name:
             agent = replace(agent, name=name)
         case other:
-            raise UsageError(f"no agent {other!r}", "use --agent sweep or --agent claude")
-    if wishes.experiments is not None:
-        budget = replace(budget, experiments=wishes.experiments)
-    if wishes.hours is not None:
-        budget = replace(budget, hours=wishes.hours)
+            raise UsageError(f"no agent {other!r}", "use --agent sweep, claude or external")
     match wishes.executor:
         case None:
             pass
@@ -136,6 +152,7 @@ def _overridden(config: Config, wishes: Wishes) -> Config:
         pool = replace(pool, workers={"cpu": wishes.workers})
     if pool.executor == "skypilot" and not isinstance(pool.workers, dict):
         raise UsageError("the skypilot executor needs pool.workers by kind", "such as {H100: 8}")
+    budget = replace(config.budget, **_given(wishes))
     return replace(config, budget=budget, pool=pool, agent=agent)
 
 
@@ -205,7 +222,7 @@ def _preflight(opened: Study) -> LocalPreflight | None:
     failure = found[1]
     if failure:
         opened.close()
-        shutil.rmtree(opened.state)  # nothing was measured: the next run starts from the corrected code
+        _discard(opened.state)  # nothing was measured: the next run starts from the corrected code
         raise UsageError(
             f"the baseline fails its preflight: {failure}",
             "pip install 'autoresearch[train]'"
@@ -213,6 +230,17 @@ def _preflight(opened: Study) -> LocalPreflight | None:
             else "correct it, commit, and run again",
         )
     return preflight
+
+
+def _discard(state: Path) -> None:
+    """Remove a study, but not what its keeper has there: that has yet to say how this ended."""
+    for path in state.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in KEPT:
+            path.unlink()
+    if not any(state.iterdir()):
+        state.rmdir()
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from autoresearch.cli.output import say
 from autoresearch.errors import UsageError
 from autoresearch.target import FILE_NAME
 
-SCAFFOLD = ("train", "tasks", "instructions.md", FILE_NAME)
+SKILL = ".claude/skills/autoresearch"
+SCAFFOLD = ("train", "tasks", "instructions.md", "AGENTS.md", SKILL, FILE_NAME)
 IGNORED = (".autoresearch/", "results.tsv", "progress.png", "run.log", "__pycache__/", ".venv/")
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import typer
 
 from autoresearch.cli.common import existing_study, plus_minus
-from autoresearch.cli.output import print_json
+from autoresearch.cli.look import standing
+from autoresearch.cli.output import fit, print_json
 from autoresearch.console.look import Look, Watcher
-from autoresearch.console.text import status_lines
+from autoresearch.console.text import DIED, status_lines
+from autoresearch.judging.stopping import Outlook
 from autoresearch.report import useful_seconds
 from autoresearch.store import WorkerRow
 from autoresearch.study import Study
@@ -28,7 +30,7 @@ def status(folder: Path, study: str | None, *, watch: bool, as_json: bool) -> No
         return
     look = watcher.look(time.time())
     if as_json:
-        print_json(_document(opened, look))
+        print_json(fit(_document(opened, look), "workers"))
     else:
         _print(look)
 
@@ -45,13 +47,23 @@ def _document(opened: Study, look: Look) -> Mapping[str, Any]:
         "study": look.tag,
         "metric": opened.target.metric.name,
         "goal": str(opened.target.goal),
-        "dispatching": look.alive,
         "request": look.request,
-        "outcome": look.outcome,
+        "outcome": look.outcome or (None if opened.dispatched() else DIED),
         "best": best
-        and {"experiment": best.experiment, "value": best.value, "standard_error": best.standard_error},
-        "baseline": view.baseline and view.baseline.value,
-        "noise": view.noise and view.noise.sigma,
+        and {
+            "experiment": best.experiment,
+            "value": _round(best.value, 6),
+            "standard_error": _round(best.standard_error, 6),
+        },
+        "baseline": view.baseline and _round(view.baseline.value, 6),
+        "noise": view.noise and _round(view.noise.sigma, 6),
+        "outlook": look.outlook and _outlook(look.outlook),
+        "doubt": look.doubt
+        and {
+            "resolves": _round(look.doubt.resolves, 6),
+            "gain": _round(look.doubt.gain, 6),
+            "runs": look.doubt.runs,
+        },
         "experiments": view.experiments,
         "verdicts": {str(verdict): count for verdict, count in view.verdicts.items()},
         "in_flight": view.in_flight,
@@ -69,6 +81,20 @@ def _document(opened: Study, look: Look) -> Mapping[str, Any]:
         "agent_trouble": look.trouble or None,
         "usage": {k: _round(v, 4) if not isinstance(v, dict) else v for k, v in asdict(look.usage).items()},
         "budget": asdict(look.budget),
+        "flagged": list(look.trust.flagged[-8:]) if look.trust else [],
+        **standing(opened),
+    }
+
+
+def _outlook(outlook: Outlook) -> Mapping[str, Any]:
+    """Return what the next hour promises; gains are positive, whatever the goal."""
+    figures = ("gain", "low", "high", "chance", "worth")
+    return {
+        "phase": str(outlook.phase),
+        **{name: _round(getattr(outlook, name), 6) for name in figures},
+        "experiments": _round(outlook.hour.experiments, 1),
+        "dollars": _round(outlook.hour.dollars, 2),
+        "stop": outlook.stop,
     }
 
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from autoresearch.console import text
 from autoresearch.console.look import Line, Look, Note
+from autoresearch.untrusted import clean
 
 STYLES = {
     "keep": "green",
@@ -67,7 +68,7 @@ class _Drawing:
         if best and best.value is not None:
             about = f"   {best.experiment}   {text.gain(best, view.baseline)}"
             if view.baseline and best.experiment != view.baseline.experiment:
-                about += f"   {best.hypothesis}"
+                about += f"   {clean(best.hypothesis)}"
             shown = text.value(best.value, best.standard_error, pm=self._pm)
             lines.append(self.line(("best    ", "dim"), (shown, "bold green"), (about, "")))
         else:
@@ -82,6 +83,10 @@ class _Drawing:
         lines.append(self.line(("pool    ", "dim"), (busy, "")))
         if text.money(look):
             lines.append(self.line(("spent   ", "dim"), (text.money(look), "")))
+        if look.outlook:
+            lines.append(self.line(("phase   ", "dim"), (str(look.outlook), "")))
+        if look.doubt:
+            lines.append(self.line(("noise   ", "dim"), (str(look.doubt).removeprefix("noise "), "yellow")))
         if text.api(look):
             lines.append(self.line(("agent   ", "dim"), (text.api(look), "dim")))
         if look.trouble:
@@ -89,6 +94,8 @@ class _Drawing:
         if look.waiting:
             lines.append(self.line(("waiting ", "dim"), (", ".join(look.waiting), "dim")))
         lines.append(self.line(("so far  ", "dim"), (text.counts(look), "")))
+        warnings = look.trust.lines() if look.trust else ()
+        lines += [self.line(("trust   ", "dim"), (warning, "yellow")) for warning in warnings]
         return [*lines, Text()]
 
     def _title(self, look: Look) -> list[tuple[str, str]]:

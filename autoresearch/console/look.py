@@ -11,9 +11,11 @@ from autoresearch.budget import Budget, Usage
 from autoresearch.experiment import Run, RunState
 from autoresearch.files import read_tail
 from autoresearch.history import History
+from autoresearch.judging.stopping import Doubt, Outlook, doubt_of, outlook_of
 from autoresearch.report import Overview, overview
 from autoresearch.store import WorkerRow
 from autoresearch.study import Study
+from autoresearch.trust import Trust, trust_of
 from autoresearch.untrusted import clean
 
 TAIL_BYTES = 8 << 10  # of a running job's log: a few progress lines
@@ -70,7 +72,10 @@ class Look:
     rate: float = 0.0  # USD per hour, of the workers that are up
     waiting: tuple[str, ...] = ()  # what workers that are not ready are doing
     backlog: int = 0  # runs and ideas that wait for a worker
+    outlook: Outlook | None = None  # what the next hour promises, where that can be said
+    doubt: Doubt | None = None  # why nothing can be decided, where that is so
     trouble: str = ""  # why the agent proposes nothing now
+    trust: Trust | None = None  # how far the score can be trusted
 
 
 class Watcher:
@@ -94,6 +99,15 @@ class Watcher:
         edited = ", ".join(name.rsplit("/", 1)[-1] for name in study.target.editable)
         if history.in_flight():
             self._learn_curve(history)
+        rate = sum(worker.price_per_hour for worker in ledger)
+        budget = sessions[-1].budget if sessions else Budget()
+        figures = overview(
+            history,
+            study.tag,
+            workers=sum(pool.values()),
+            now=_until(history, now),
+            allocated_seconds=usage.allocated_seconds,
+        )
         return Look(
             tag=study.tag,
             target=f"{edited} -> {study.target.metric.name}, {goal} is better",
@@ -103,22 +117,19 @@ class Watcher:
             request=row.request,
             outcome=row.outcome,
             now=now,
-            overview=overview(
-                history,
-                study.tag,
-                workers=sum(pool.values()),
-                now=_until(history, now),
-                allocated_seconds=usage.allocated_seconds,
-            ),
-            budget=sessions[-1].budget if sessions else Budget(),
+            overview=figures,
+            budget=budget,
             usage=usage,
             lines=tuple(self._lines(history, now)),
             notes=tuple(self._notes(history)),
             workers=sum(pool.values()),
             ready=_ready(ledger, pool) if ledger else "",
-            rate=sum(worker.price_per_hour for worker in ledger),
+            rate=rate,
             backlog=len(history.queued()) + len(store.waiting_proposals()),
             trouble=self._trouble(),
+            trust=trust_of(history, self_reported=study.target.self_reported),
+            outlook=outlook_of(history, len(ledger) or sum(pool.values()), rate, budget.stop_below),
+            doubt=doubt_of(history, figures.baseline.value if figures.baseline else None, budget.experiments),
             waiting=tuple(f"{w.name} {clean(w.note, 60)}".rstrip() for w in ledger if not w.ready),
         )
 

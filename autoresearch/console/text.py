@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from autoresearch.console.look import Look
 from autoresearch.experiment import Verdict
 from autoresearch.report import Row
+from autoresearch.untrusted import clean
+
+DIED = "its dispatcher died; continue with `autoresearch run`, or `autoresearch up`"
 
 
 def value(number: float | None, error: float | None = None, *, pm: str = "+-") -> str:
@@ -122,6 +125,11 @@ def projection(look: Look) -> float:
     return spent if look.budget.gpu_dollars is None else min(spent, look.budget.gpu_dollars)
 
 
+def prospects(look: Look) -> list[str]:
+    """Return what the next hour promises, and what the noise hides, each in a line of at most 80 columns."""
+    return [str(said) for said in (look.outlook, look.doubt) if said is not None]
+
+
 def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
     """Return the study at one look, in at most 80 columns: how good, how far, how busy, what next."""
     view = look.overview
@@ -141,8 +149,10 @@ def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
     if view.useful is not None and view.runs_per_hour is not None:
         busy += f", {100 * view.useful:.0f} % useful, {view.runs_per_hour:.0f} runs/h"
     lines = [f"{look.tag} {state} {elapsed(look)}, {dispatcher}, {look.agent}", best, busy]
+    lines += [line[:120] for line in (look.trust.lines() if look.trust else ())]
     if money(look):
         lines.append(money(look).replace("   ", ", "))
+    lines += prospects(look)
     if api(look):
         lines.append(f"API {api(look)}")
     if look.trouble:
@@ -152,9 +162,10 @@ def status_lines(look: Look, *, pm: str = "+-") -> list[str]:
         and view.best.experiment != (view.baseline.experiment if view.baseline else "")
         and view.last_keep_at
     ):
-        lines.append(f"last keep {duration(look.now - view.last_keep_at)} ago: {view.best.hypothesis}"[:80])
+        ago = duration(look.now - view.last_keep_at)
+        lines.append(f"last keep {ago} ago: {clean(view.best.hypothesis)}"[:80])
     if look.waiting:
         lines.append(f"not ready: {', '.join(look.waiting)}"[:80])
     if not look.alive:
-        lines.append(look.outcome or "its dispatcher died; continue with `autoresearch run`")
+        lines.append(look.outcome or DIED)
     return lines

@@ -6,25 +6,39 @@ method returns False where the row was no longer in the state it expected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from autoresearch.budget import Usage
-from autoresearch.experiment import Candidate, Experiment, Goal, Proposal, Purpose, Run
+from autoresearch.experiment import (
+    OVER,
+    Candidate,
+    Experiment,
+    Goal,
+    Prior,
+    Proposal,
+    Purpose,
+    Run,
+    RunState,
+    Verdict,
+)
 from autoresearch.history import BASELINE, History
 from autoresearch.store.calls import CallTable, PaidReply
 from autoresearch.store.database import append_event, storage_errors
-from autoresearch.store.experiments import ExperimentTable, insert_experiment
-from autoresearch.store.proposals import ProposalTable
+from autoresearch.store.experiments import ExperimentTable, insert_experiment, judge
+from autoresearch.store.priors import PriorTable, insert_priors
+from autoresearch.store.proposals import insert_proposal
 from autoresearch.store.rows import EXPERIMENTS, RUNS, to_experiment, to_json, to_run
 from autoresearch.store.runs import RunTable, insert_run
 from autoresearch.store.studies import Event, Session, StudyRow, StudyTable
+from autoresearch.store.submissions import Entry, GridRow, SubmissionTable
 from autoresearch.store.workers import WorkerRow, WorkerTable
 
-__all__ = ["CallTable", "Event", "PaidReply", "Session", "Store", "StudyRow", "WorkerRow"]
+__all__ = ["CallTable", "Entry", "Event", "GridRow", "PaidReply", "Session", "Store", "StudyRow", "WorkerRow"]
 
 
-class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable, CallTable):
+class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable, CallTable, PriorTable):
     """Reads and writes one study.
 
     Experiments and runs are cached; the event table tells what to read anew, whoever wrote it.
@@ -35,12 +49,23 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable, C
         super().__init__(path, durable=durable)
         self._experiments: dict[str, Experiment] = {}
         self._runs: dict[str, tuple[Run, ...]] = {}
+        self._open: set[str] = set()  # the experiments with runs that are not over
+        self._undecided: set[str] = set()
+        self._kept: set[str] = set()
+        self._goal: Goal | None = None
+        self._tried: dict[str, str] | None = None  # by digest
         self._seen_event = 0
 
     def create_study(
-        self, row: StudyRow, baseline: Candidate, constants: Mapping[str, float], runs: int, now: float
+        self,
+        row: StudyRow,
+        baseline: Candidate,
+        constants: Mapping[str, float],
+        runs: int,
+        now: float,
+        priors: Sequence[Prior] = (),
     ) -> None:
-        """Write a study with its baseline and the baseline's runs, in one transaction.
+        """Write a study with earlier results, its baseline and the baseline's runs, in one transaction.
 
         The baseline's runs all go to one worker kind, the first of the study's kinds, so that they
         tell its noise.
@@ -61,6 +86,7 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable, C
                     row.seed,
                 ),
             )
+            insert_priors(db, priors)
             append_event(db, now, "study_created", "", {"tag": row.tag})
             id_ = insert_experiment(db, None, baseline, constants, now, commit=row.base_commit)
             for number in range(1, runs + 1):
@@ -95,17 +121,28 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable, C
             insert_run(db, id_, Purpose.SCREEN, None, study_seed, "first look at a proposal", now)
         return self.experiment(id_)
 
+    def merge(self, experiment: str, stacked: Proposal, reason: str, now: float) -> bool:
+        """Discard an experiment and have its idea wait as a proposal on another base; once."""
+        with self._write() as db:
+            if not judge(db, experiment, Verdict.DISCARD, reason, now):
+                return False
+            insert_proposal(db, stacked, None, now)
+        return True
+
     def history(self) -> History:
         """Return all experiments and runs, reading only what changed since the last call."""
-        with storage_errors(self._path):
-            self._db.execute("begin")
-            try:
-                self._refresh()
-            finally:
-                self._db.execute("commit")
-        row = self._one("select goal from study")
-        goal = Goal(row["goal"]) if row else Goal.MINIMIZE
-        return History(goal=goal, experiments=dict(self._experiments), runs=dict(self._runs))
+        with self._reading():
+            self._refresh()
+        if self._goal is None and (row := self._one("select goal from study")):
+            self._goal = Goal(row["goal"])
+        return History(
+            goal=self._goal or Goal.MINIMIZE,
+            experiments=dict(self._experiments),
+            runs=dict(self._runs),
+            opened=_in_order(self._open),
+            undecided=_in_order(self._undecided),
+            kept=_in_order(self._kept),
+        )
 
     def usage(self, now: float, worst_seconds: float) -> Usage:
         """Return what the study had spent by then.
@@ -127,10 +164,11 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable, C
                 reserved += job["price_per_hour"] * max(0.0, worst_seconds - used) / 3600
         workers = self.workers()
         spent += sum(w.price_per_hour * w.allocated_seconds(now) / 3600 for w in workers)
-        row = self._one("select count(*) from experiment where id != ?", (BASELINE,))
+        with self._reading():
+            self._refresh()
         dollars, calls, tokens = self.api_usage(now)
         return Usage(
-            experiments=int(row[0]),  # type: ignore[index]
+            experiments=len(self._runs) - (BASELINE in self._runs),
             hours=self._hours(now),
             gpu_dollars=spent,
             reserved_dollars=reserved,
@@ -142,8 +180,10 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable, C
 
     def _hours(self, now: float) -> float:
         """Return how long the study had been dispatched by then."""
-        begun = [session for session in self.sessions() if session.started_at <= now]
-        return sum(min(s.seen_at, now) - s.started_at for s in begun) / 3600
+        row = self._one(
+            "select sum(min(seen_at, ?) - started_at) from session where started_at <= ?", (now, now)
+        )
+        return float(row[0] or 0.0) / 3600 if row else 0.0
 
     def _refresh(self) -> None:
         """Bring the cache up to date from the event table."""
@@ -163,11 +203,52 @@ class Store(StudyTable, ProposalTable, ExperimentTable, RunTable, WorkerTable, C
             experiments = self._db.execute(changed, names).fetchall()
             runs = self._db.execute(f"{RUNS} where run.id in ({marks}) order by run.rowid", names).fetchall()
         for row in experiments:
-            self._experiments[row["id"]] = to_experiment(row)
+            self._take_in(to_experiment(row))
         for row in runs:
             run = to_run(row)
             others = [other for other in self._runs.get(run.experiment, ()) if other.id != run.id]
             self._runs[run.experiment] = tuple(
                 sorted([*others, run], key=lambda r: int(r.id.rsplit(".", 1)[1]))
             )
+        for name in {run["experiment"] for run in runs}:
+            if all(run.state in OVER for run in self._runs[name]):
+                self._open.discard(name)
+            else:
+                self._open.add(name)
+            if any(run.state is RunState.LOST for run in self._runs[name]):
+                self._tried = None
         self._seen_event = last
+
+    def _take_in(self, experiment: Experiment) -> None:
+        """Bring the cache up to date with one experiment."""
+        name = experiment.id
+        if self._tried is not None and name not in self._experiments:
+            self._tried.setdefault(experiment.digest, name)
+        self._experiments[name] = experiment
+        (self._undecided.add if experiment.verdict is None else self._undecided.discard)(name)
+        if experiment.verdict is Verdict.KEEP:
+            self._kept.add(name)
+
+    def tried_digests(self) -> dict[str, str]:
+        """Return the experiment of every code measured or to be measured; see ExperimentTable."""
+        if self._db.in_transaction:  # what it has written may be rolled back: not for the cache
+            return super().tried_digests()
+        with self._reading():
+            self._refresh()
+            if self._tried is None:
+                self._tried = super().tried_digests()
+        return dict(self._tried)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Read several tables as they are at one moment."""
+        with storage_errors(self._path):
+            self._db.execute("begin")
+            try:
+                yield
+            finally:
+                self._db.execute("commit")
+
+
+def _in_order(names: Collection[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: int(name[1:])))

@@ -41,8 +41,13 @@ class Database:
                 f"{self._path} was written by a newer autoresearch (schema {done})",
                 f"upgrade autoresearch: this one knows schema {len(MIGRATIONS)}",
             )
-        for number, script in enumerate(MIGRATIONS[done:], done + 1):
-            self._db.executescript(f"begin immediate;\n{script}\npragma user_version = {number};\ncommit;")
+        if done == len(MIGRATIONS):
+            return
+        with self._write() as db:  # of several processes one migrates, the others find it done
+            done = int(db.execute("pragma user_version").fetchone()[0])
+            for statement in (each for script in MIGRATIONS[done:] for each in _statements(script)):
+                db.execute(statement)
+            db.execute(f"pragma user_version = {len(MIGRATIONS)}")
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -64,6 +69,16 @@ class Database:
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with storage_errors(self._path):
             return self._db.execute(sql, values).fetchall()
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script, each of whole lines; triggers hold several semicolons."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def append_event(

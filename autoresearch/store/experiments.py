@@ -38,14 +38,7 @@ class ExperimentTable(Database):
     def decide(self, experiment: str, verdict: Verdict, reason: str, now: float) -> bool:
         """Give an experiment its verdict, once."""
         with self._write() as db:
-            changed = db.execute(
-                "update experiment set verdict = ?, reason = ?, judged_at = ?"
-                " where id = ? and verdict is null",
-                (verdict, reason, now, experiment),
-            ).rowcount
-            if changed:
-                append_event(db, now, str(verdict), experiment, {"reason": reason})
-        return changed == 1
+            return judge(db, experiment, verdict, reason, now)
 
     def edits(self, experiment: str) -> tuple[Edit, ...]:
         """Return the edits that made an experiment of its parent."""
@@ -58,6 +51,17 @@ class ExperimentTable(Database):
         if row is None:
             raise NotFoundError(f"no experiment {id_}", "`autoresearch results` lists them")
         return to_experiment(row)
+
+
+def judge(db: sqlite3.Connection, experiment: str, verdict: Verdict, reason: str, now: float) -> bool:
+    """Write an experiment's verdict; False where it has one."""
+    changed = db.execute(
+        "update experiment set verdict = ?, reason = ?, judged_at = ? where id = ? and verdict is null",
+        (verdict, reason, now, experiment),
+    ).rowcount
+    if changed:
+        append_event(db, now, str(verdict), experiment, {"reason": reason})
+    return changed == 1
 
 
 def insert_experiment(
@@ -75,8 +79,8 @@ def insert_experiment(
     made = proposal or Proposal(hypothesis="baseline", edits=(), parent="", author="baseline")
     db.execute(
         "insert into experiment (id, number, parent, hypothesis, author, digest, constants, edits,"
-        " commit_id, created_at, touches, expected, reworks)"
-        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " commit_id, created_at, touches, flags, expected, reworks)"
+        " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             id_,
             number,
@@ -89,6 +93,7 @@ def insert_experiment(
             commit,
             now,
             to_json(candidate.touches),
+            to_json(candidate.flags),
             made.expected,
             made.reworks,
         ),

@@ -20,29 +20,10 @@ class ProposalTable(Database):
 
         Those of an API call are taken in once: again, [] is returned and nothing changes.
         """
-        numbers = []
         with self._write() as db:
             if call is not None and not _take(db, call):
                 return []
-            for proposal in proposals:
-                cursor = db.execute(
-                    "insert into proposal (hypothesis, edits, parent, author, created_at, base, follows,"
-                    " expected, reworks, call) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        proposal.hypothesis,
-                        edits_json(proposal.edits),
-                        proposal.parent,
-                        proposal.author,
-                        now,
-                        proposal.base,
-                        int(proposal.follows),
-                        proposal.expected,
-                        proposal.reworks,
-                        call,
-                    ),
-                )
-                numbers.append(int(cursor.lastrowid or 0))
-                append_event(db, now, "proposed", str(numbers[-1]), {"hypothesis": proposal.hypothesis})
+            numbers = [insert_proposal(db, proposal, call, now) for proposal in proposals]
             if notes:
                 append_event(db, now, "noted", "", {"notes": notes, "proposals": numbers})
         return numbers
@@ -102,12 +83,35 @@ class ProposalTable(Database):
         return {r["number"]: (r["hypothesis"], r["state"], r["experiment"]) for r in rows}
 
     def barren(self) -> int:
-        """Return how many proposals were refused since the last one admitted."""
+        """Return how many of its proposals were refused since the last one admitted."""
         row = self._one(
-            "select count(*) from proposal where state = 'refused' and number >"
+            "select count(*) from proposal where state = 'refused' and submission is null and number >"
             " coalesce((select max(number) from proposal where state = 'admitted'), 0)"
         )
         return int(row[0])  # type: ignore[index]
+
+
+def insert_proposal(db: sqlite3.Connection, proposal: Proposal, call: int | None, now: float) -> int:
+    """Append a proposal to those that wait; return its number."""
+    cursor = db.execute(
+        "insert into proposal (hypothesis, edits, parent, author, created_at, base, follows,"
+        " expected, reworks, call) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            proposal.hypothesis,
+            edits_json(proposal.edits),
+            proposal.parent,
+            proposal.author,
+            now,
+            proposal.base,
+            int(proposal.follows),
+            proposal.expected,
+            proposal.reworks,
+            call,
+        ),
+    )
+    number = int(cursor.lastrowid or 0)
+    append_event(db, now, "proposed", str(number), {"hypothesis": proposal.hypothesis})
+    return number
 
 
 def _take(db: sqlite3.Connection, call: int) -> bool:

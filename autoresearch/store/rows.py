@@ -22,11 +22,12 @@ from autoresearch.experiment import (
 
 EXPERIMENTS = (
     "select id, parent, hypothesis, author, digest, constants, commit_id, created_at, verdict, reason,"
-    " judged_at, touches, expected, reworks from experiment"
+    " judged_at, touches, flags, expected, reworks from experiment"
 )
 RUNS = (
     "select run.id, experiment, purpose, run.kind, seed, why, state, run.attempt, losses, created_at, value,"
-    " training_seconds, total_seconds, steps, tokens_per_second, memory_gb, device, failure, job.worker,"
+    " training_seconds, total_seconds, steps, tokens_per_second, memory_gb, device, hidden, unsandboxed,"
+    " run.flags, failure, cancelled_by, job.worker,"
     " job.kind as worker_kind, job.submitted_at, job.started_at, job.ended_at, job.price_per_hour"
     " from run left join job on job.run = run.id and job.attempt = run.attempt"
 )
@@ -47,6 +48,7 @@ def to_experiment(row: sqlite3.Row) -> Experiment:
         reason=row["reason"],
         judged_at=row["judged_at"],
         touches=tuple(json.loads(row["touches"])),
+        flags=tuple(json.loads(row["flags"])),
         expected=row["expected"],
         reworks=row["reworks"],
     )
@@ -64,6 +66,9 @@ def to_run(row: sqlite3.Row) -> Run:
             tokens_per_second=row["tokens_per_second"],
             memory_gb=row["memory_gb"],
             device=row["device"],
+            hidden=row["hidden"],
+            unsandboxed=row["unsandboxed"],
+            flags=tuple(json.loads(row["flags"])),
         )
     failure = json.loads(row["failure"]) if row["failure"] else None
     return Run(
@@ -85,6 +90,7 @@ def to_run(row: sqlite3.Row) -> Run:
         price_per_hour=row["price_per_hour"] or 0.0,
         measurement=measurement,
         failure=Failure(**{**failure, "kind": FailureKind(failure["kind"])}) if failure else None,
+        cancelled_by=row["cancelled_by"],
     )
 
 
@@ -100,6 +106,7 @@ def to_proposal(row: sqlite3.Row) -> Proposal:
         follows=bool(row["follows"]),
         expected=row["expected"],
         reworks=row["reworks"],
+        experiment=row["experiment"],
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from autoresearch.errors import NotFoundError
 from autoresearch.experiment import (
     IN_FLIGHT,
+    OVER,
     TRANSITIONS,
     Failure,
     FailureKind,
@@ -34,6 +35,19 @@ class RunTable(Database):
         """Append a run to an experiment, with a seed of its own; return its id."""
         with self._write() as db:
             return insert_run(db, experiment, purpose, kind, study_seed, why, now)
+
+    def confirm(
+        self, experiment: str, count: int, *, kind: str | None, study_seed: int, why: str, now: float
+    ) -> list[str]:
+        """Queue runs until so many of an experiment are open; return the new ones' ids."""
+        marks = ",".join("?" * len(OVER))
+        open_ = f"select count(*) from run where experiment = ? and state not in ({marks})"
+        with self._write() as db:
+            already = int(db.execute(open_, (experiment, *OVER)).fetchone()[0])
+            return [
+                insert_run(db, experiment, Purpose.CONFIRM, kind, study_seed, why, now)
+                for _ in range(count - already)
+            ]
 
     def claim(self, run: Run, study: str, worker: Worker, now: float) -> bool:
         """Move a queued run to `submitting` on a worker. Written before the executor is told."""
@@ -89,7 +103,9 @@ class RunTable(Database):
         state = RunState.FINISHED if measurement else RunState.FAILED
         if failure and failure.kind is FailureKind.LOST:
             state = RunState.LOST
-        figures = asdict(measurement) if measurement else {}
+        elif failure and failure.kind is FailureKind.PRUNED:
+            state = RunState.PRUNED
+        figures = asdict(measurement) | {"flags": to_json(measurement.flags)} if measurement else {}
         columns = {
             **figures,
             "failure": to_json(asdict(failure)) if failure else None,
@@ -122,12 +138,50 @@ class RunTable(Database):
             append_event(db, now, "requeued", run.id, {"attempt": run.attempt + 1, "reason": reason})
         return True
 
+    def cancel(self, run: str, author: str, now: float) -> bool:
+        """Take a run back: one that waits is over at once, one in flight when its job has ended."""
+        with self._write() as db:
+            if _move(db, run, {RunState.QUEUED}, RunState.CANCELLED, {"cancelled_by": author}):
+                append_event(db, now, "cancelled", run, {"author": author})
+                return True
+            marks = ",".join("?" * len(IN_FLIGHT))
+            asked = db.execute(
+                f"update run set cancelled_by = ?"
+                f" where id = ? and cancelled_by is null and state in ({marks})",
+                (author, run, *IN_FLIGHT),
+            ).rowcount
+            if asked:
+                append_event(db, now, "cancelling", run, {"author": author})
+        return asked == 1
+
+    def drop(self, run: Run, now: float) -> bool:
+        """Record that a run in flight that was taken back has ended."""
+        with self._write() as db:
+            if not _move(db, run.id, IN_FLIGHT, RunState.CANCELLED):
+                return False
+            db.execute(
+                "update job set outcome = ?, ended_at = ? where run = ? and attempt = ?",
+                (RunState.CANCELLED, now, run.id, run.attempt),
+            )
+            append_event(db, now, "cancelled", run.id, {"author": run.cancelled_by})
+        return True
+
     def run(self, id_: str) -> Run:
         """Return one run; NotFoundError where there is none of that id."""
         row = self._one(f"{RUNS} where run.id = ?", (id_,))
         if row is None:
             raise NotFoundError(f"no run {id_}", "`autoresearch show EXPERIMENT` lists its runs")
         return to_run(row)
+
+    def log_digest(self, run: str) -> str | None:
+        """Return the sha256 that a run's log had when it was read; None where none was."""
+        row = self._one("select log_sha256 from run where id = ?", (run,))
+        return row["log_sha256"] if row else None
+
+    def unsandboxed(self) -> str:
+        """Return why the last run that had no sandbox had none; "" where all had one."""
+        row = self._one("select unsandboxed from run where unsandboxed > '' order by rowid desc limit 1")
+        return row["unsandboxed"] if row else ""
 
     def facts(self, run: str) -> Mapping[str, Any]:
         """Return the machine line of a run; empty where it reported none."""

@@ -188,4 +188,53 @@ MIGRATIONS = (
     create trigger call_stays before delete on call
         begin select raise(abort, 'calls are never deleted'); end;
     """,
+    """
+    -- What agents outside hand in: each wave is answered once; grids; runs somebody took back.
+    create table submission (
+        id integer primary key,
+        request_id text unique,           -- null: handed in again, it is judged again
+        digest text not null,             -- of what was handed in
+        author text not null,
+        answer text not null,             -- JSON: what became of each proposal, and the grid
+        created_at real not null
+    ) strict;
+    create trigger submission_stays before update on submission
+        begin select raise(abort, 'an answer never changes'); end;
+
+    create table grid (
+        number integer primary key,       -- g7
+        factors text not null,            -- JSON: {constant: [levels]}
+        parent text not null references experiment,
+        hypothesis text not null,
+        author text not null,
+        created_at real not null
+    ) strict;
+    create table cell (
+        grid integer not null references grid,
+        levels text not null,             -- JSON: {constant: level}
+        experiment text references experiment, -- null where it was refused
+        reason text not null default '',
+        unique (grid, levels)
+    ) strict;
+
+    alter table proposal add column submission integer; -- the wave it came in, from outside
+    alter table run add column cancelled_by text; -- who asked for its end
+
+    -- Results from before the study, measured elsewhere: told to agents, kept in results.tsv.
+    create table prior (
+        number integer primary key,
+        commit_id text not null,
+        value real,                       -- null: a crash
+        memory_gb real,
+        status text not null,
+        description text not null
+    ) strict;
+    """,
+    """
+    -- What stands between a score and the code that it is about.
+    alter table experiment add column flags text not null default '[]'; -- JSON: what to look at in its code
+    alter table run add column hidden real;        -- the metric on a second split
+    alter table run add column unsandboxed text;   -- why code ran without a sandbox; '': it had one
+    alter table run add column flags text not null default '[]';        -- JSON: what to look at in the run
+    """,
 )

@@ -74,6 +74,11 @@ class StudyTable(Database):
             outcome=row["outcome"],
         )
 
+    def request(self) -> str:
+        """Return what was asked of the dispatcher."""
+        row = self._one("select request from study")
+        return str(row["request"]) if row else "none"
+
     def exists(self) -> bool:
         """Whether the study's row was written."""
         return self._one("select 1 from study") is not None
@@ -127,10 +132,33 @@ class StudyTable(Database):
         )
         return [_event(row) for row in rows]
 
+    def cursor(self) -> int:
+        """Return the number of the last event."""
+        return int(self._one("select coalesce(max(seq), 0) from event")[0])  # type: ignore[index]
+
+    def note(self, text: str, author: str, now: float) -> bool:
+        """Append a note; False where its author's last one says the same."""
+        with self._write() as db:
+            noted = db.execute("select data from event where kind = 'noted' order by seq desc")
+            told = (json.loads(row[0]) for row in noted)
+            mine = next((data for data in told if data.get("author") == author), None)
+            if mine is not None and mine["notes"] == text:
+                return False
+            append_event(db, now, "noted", "", {"notes": text, "proposals": [], "author": author})
+        return True
+
     def record(self, kind: str, subject: str, data: Mapping[str, Any], now: float) -> None:
         """Append an event that changes nothing else."""
         with self._write() as db:
             append_event(db, now, kind, subject, data)
+
+    def damage(self) -> str:
+        """Return what SQLite finds wrong with the file; "" where nothing is."""
+        found = [str(row[0]) for row in self._all("pragma integrity_check(3)") if row[0] != "ok"]
+        found += [
+            f"a row of {row[0]} refers to none of {row[2]}" for row in self._all("pragma foreign_key_check")
+        ]
+        return "; ".join(found[:3])
 
     def last_events(self, limit: int, kinds: Collection[str]) -> list[Event]:
         """Return the most recent events of some kinds, oldest first."""
