@@ -11,7 +11,8 @@ import random
 import re
 from typing import Any
 
-from autoresearch.constants import edits_between, find_constants, set_constants
+from autoresearch.constants import find_constants, set_constants
+from autoresearch.patch import edits_between
 from fake_messages import reply, thinking, tool_use
 
 REWRITES = (  # (what is said, old, new): structural edits of train/train.py, tried where they fit

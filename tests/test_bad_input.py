@@ -126,7 +126,7 @@ def test_a_damaged_database(ready: Lab, cli: Cli) -> None:
     database.write_bytes(b"scribble" * 4096)
     for wal in database.parent.glob("study.db-*"):
         wal.unlink()
-    refused(cli("status", cwd=ready.folder), 1, "is damaged")
+    refused(cli("status", "--no-json", cwd=ready.folder), 1, "is damaged")
 
 
 def test_a_gpu_this_machine_does_not_have(ready: Lab, cli: Cli, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from autoresearch.budget import Budget
 from autoresearch.calls import Bill, CallOutcome, Tokens
 from autoresearch.cli import app
+from autoresearch.cli.run import Wishes, with_ceilings
 from autoresearch.experiment import Verdict
 from autoresearch.store import Store
 from lab import ROOT, Lab, git, set_x
@@ -52,8 +53,16 @@ def done(lab: Lab) -> Lab:
     return lab
 
 
+READERS = {
+    *("brief", "budget", "cancel", "confirm", "diff", "doctor", "down", "log", "note", "notebook"),
+    *("reap", "results", "show", "status", "stop", "submit", "up", "wait"),
+}
+
+
 def call(lab: Lab, *arguments: str) -> Any:
-    return CliRunner().invoke(app, [*arguments, "--folder", str(lab.folder)])
+    """Call a command as a person at a terminal does, unless JSON is asked for."""
+    plain = ["--no-json"] if arguments[0] in READERS and "--json" not in arguments else []
+    return CliRunner().invoke(app, [*arguments, *plain, "--folder", str(lab.folder)])
 
 
 def document(lab: Lab, *arguments: str) -> dict[str, Any]:
@@ -117,9 +126,18 @@ def test_show_tells_why_what_and_every_run(done: Lab) -> None:
     ):
         assert part in text
     found = document(done, "show", "e0002")
-    assert [run["purpose"] for run in found["runs"]] == ["screen", "confirm", "calibrate"]
+    assert [run["purpose"] for run in found["runs"]] == ["calibrate", "confirm", "screen"], "newest first"
     assert document(done, "show", "e0001")["parent"] is None
     assert document(done, "show", "e0004")["reason"].startswith("shape")
+
+
+def test_show_expects_the_noise_that_the_configuration_says(done: Lab) -> None:
+    def effect() -> float:
+        return float(document(done, "show", "e0002")["expected_effect"])
+
+    measured = effect()
+    (done.folder / "autoresearch.yaml").write_text(f"{CONFIG}judging: {{noise: 3.0}}\n")
+    assert abs(effect()) < abs(measured) / 2, "three times what it was better by is no news"
 
 
 def test_diff_against_parent_or_another(done: Lab) -> None:
@@ -166,8 +184,7 @@ def test_what_is_not_there_is_exit_3(done: Lab, arguments: tuple[str, ...], code
     assert result.stdout == ""
 
 
-def test_an_error_as_json_has_code_message_hint(done: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["autoresearch", "show", "e0099", "--json"])
+def test_an_error_as_json_has_code_message_hint(done: Lab) -> None:
     result = call(done, "show", "e0099", "--json")
     assert json.loads(result.stdout)["error"] == {
         "code": "not_found",
@@ -303,6 +320,7 @@ def sweepable(lab: Lab) -> Lab:
     return lab
 
 
+@pytest.mark.slow
 def test_run_as_a_process_from_nothing_to_a_table(sweepable: Lab, cli: Cli) -> None:
     folder = sweepable.folder
     first = cli("run", "--study", "p", cwd=folder)
@@ -332,7 +350,7 @@ def test_two_runs_at_once_the_second_says_so(sweepable: Lab, cli: Cli) -> None:
         assert second.returncode == 2
         assert "another dispatcher runs this study (pid " in second.stderr
         assert "status --watch" in second.stderr
-        stopped = cli("stop", "--now", cwd=sweepable.folder)
+        stopped = cli("stop", "--now", "--no-json", cwd=sweepable.folder)
         assert "cancels" in stopped.stderr
         assert first.wait(30) == 130
     finally:
@@ -345,15 +363,15 @@ def test_two_runs_at_once_the_second_says_so(sweepable: Lab, cli: Cli) -> None:
 def test_ctrl_c_once_finishes_twice_cancels_and_the_study_resumes(
     sweepable: Lab, cli: Cli, presses: int, finished: int
 ) -> None:
-    (sweepable.folder / "train.py").write_text("X = 1.0\nSLEEP = 2.0\n")
+    (sweepable.folder / "train.py").write_text("X = 1.0\nSLEEP = 6.0\n")
     sweepable.commit()
     running = _start(sweepable.folder)
     try:
         _wait_for(sweepable.folder, "running", count=2)
         for _ in range(presses):
             running.send_signal(signal.SIGINT)
-            time.sleep(0.3)
-        _, errors = running.communicate(timeout=30)
+            time.sleep(1)  # two that come before the first is taken are one
+        _, errors = running.communicate(timeout=120)
     finally:
         running.kill()
     assert running.returncode == 130, errors
@@ -372,7 +390,7 @@ def test_a_terminated_dispatcher_leaves_its_runs_alive(sweepable: Lab, cli: Cli)
     running = _start(sweepable.folder)
     _wait_for(sweepable.folder, "running", count=2)
     running.send_signal(signal.SIGTERM)
-    _, errors = running.communicate(timeout=30)
+    _, errors = running.communicate(timeout=120)
     assert running.returncode == 130
     assert "picked up again" in errors
     resumed = cli("run", "--experiments", "0", cwd=sweepable.folder)
@@ -391,7 +409,7 @@ def _start(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def _wait_for(folder: Path, kind: str, count: int = 1, seconds: float = 30) -> None:
+def _wait_for(folder: Path, kind: str, count: int = 1, seconds: float = 120) -> None:
     """Wait until the study's diary holds events of a kind."""
     import sqlite3
 
@@ -476,3 +494,19 @@ def test_the_wheel_holds_what_init_copies(tmp_path: Path) -> None:
         "scaffold/autoresearch.yaml",
     ):
         assert f"autoresearch/{name}" in listed.stdout
+
+
+def test_ceilings_of_a_command_line_hold_until_others_are_given_or_the_file_is_edited(lab: Lab) -> None:
+    path = lab.folder / "autoresearch.yaml"
+    path.write_text(CONFIG)
+    lab.commit("configured")
+    study, config = lab.study(), lab.config(budget=Budget(experiments=3))
+    os.utime(path, (1, 1))
+    assert with_ceilings(study, config, Wishes(experiments=8, hours=2)).budget == Budget(
+        experiments=8, hours=2
+    )
+    assert with_ceilings(study, config, Wishes()).budget == Budget(experiments=8, hours=2)
+    assert with_ceilings(study, config, Wishes(experiments=9)).budget == Budget(experiments=9, hours=2)
+    later = time.time() + 60
+    os.utime(path, (later, later))
+    assert with_ceilings(study, config, Wishes()).budget == Budget(experiments=3)

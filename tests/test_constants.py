@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoresearch.constants import edits_between, find_constants, set_constants, values
+from autoresearch.constants import find_constants, set_constants, values
 from autoresearch.experiment import Refusal
-from autoresearch.patch import apply_edits
+from autoresearch.patch import apply_edits, edits_between
 
 SOURCE = '''"""Doc: LR = 9"""
 PROFILE = "cpu"
@@ -55,7 +55,7 @@ def test_values_change_and_nothing_else() -> None:
     changed = [(a, b) for a, b in zip(SOURCE.splitlines(), after.splitlines(), strict=True) if a != b]
     assert changed == [
         ("    DEPTH = 2  # é layers", "    DEPTH = 3  # é layers"),
-        ("LR = 0.04  # LR = 5", "LR = 0.01235  # LR = 5"),
+        ("LR = 0.04  # LR = 5", "LR = 0.0123456  # LR = 5"),
         ("BATCH = 2**10", "BATCH = 2**11"),
         ("BETAS = (0.8, 0.95)", "BETAS = (0.8, 0.975)"),
     ]

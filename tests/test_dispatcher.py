@@ -83,10 +83,10 @@ def test_the_budget_of_experiments_is_exact(lab: Lab) -> None:
 
 
 def test_hours_that_cannot_hold_another_run_end_the_study(lab: Lab) -> None:
-    config = lab.config(budget=Budget(hours=0.01))
+    config = lab.config(budget=Budget(hours=0.005))
     study, finish = lab.run([set_x(1.5)], config)
     assert "hours" in finish.reason
-    assert states(study) == {RunState.QUEUED: 3}, "one run could take longer than 36 s, so none began"
+    assert states(study) == {RunState.QUEUED: 3}, "one run could take longer than 18 s, so none began"
 
 
 def test_a_study_resumes_where_it_ended(lab: Lab) -> None:

@@ -103,7 +103,7 @@ def test_a_local_run_has_no_task_to_show(lab: Lab, cli: Cli) -> None:
     )
     lab.commit()
     assert cli("run", cwd=lab.folder).returncode == 0
-    told = cli("show", "e0001", "--task", cwd=lab.folder)
+    told = cli("show", "e0001", "--task", "--no-json", cwd=lab.folder)
     assert told.returncode == 3
     assert "e0001.3 ran on this machine, without a task" in told.stderr
 
@@ -113,5 +113,6 @@ def test_down_and_reap_say_that_nothing_is_left(lab: Lab, cli: Cli) -> None:
     lab.commit()
     lab.study().close()
     for command in ("down", "reap"):
-        told = cli(command, cwd=lab.folder)
-        assert (told.returncode, told.stderr.strip()) == (0, "no machines are left")
+        told = cli(command, "--no-json", cwd=lab.folder)
+        assert told.returncode == 0
+        assert "no machines are left" in told.stderr

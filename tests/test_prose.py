@@ -22,6 +22,7 @@ from autoresearch.experiment import (
     FailureKind,
     Goal,
     Measurement,
+    Prior,
     Purpose,
     Refused,
     Run,
@@ -249,6 +250,8 @@ def briefs(draw: st.DrawFn) -> Brief:
         waiting=(text,) * many,
         focus=text,
         elsewhere=(text,) * many,
+        prior=(Prior(commit=text, value=number, memory_gb=None, status=text, description=text),) * many,
+        priors=many,
     )
 
 
@@ -263,7 +266,9 @@ def test_whatever_is_told_is_bounded_and_in_our_lines(brief: Brief) -> None:
 
 # -- what -----------------------------------------------------------------------------------------
 
-TITLES = "Best on|Families of|Rework wanted|Near misses|Pending|Last results|Refused|Your last notes"
+TITLES = (
+    "Best on|Families of|Rework wanted|Near misses|Pending|Last results|Refused|Earlier results|Your last"
+)
 LINES = "Best: |Noise on |The sign of your |Memory: |Other calls under way |This call is for: "
 OURS = re.compile(
     rf"$|Study .+, (lower|higher) is better\.$|\d+ experiments with the baseline: |# ({TITLES})\b|{LINES}"
@@ -574,3 +579,19 @@ def test_the_anchor_is_near_and_only_ever_moves_forward(sizes: Sequence[int]) ->
     for (name, files), anchor in zip(kept, anchors, strict=True):
         told = best_code(replace(small(), parent=name, anchor_files=dict(kept)[anchor], files=files))
         assert len(told) < ANCHOR_CHARS + 100
+
+
+def test_earlier_results_are_told_apart_from_the_study_s_own() -> None:
+    assert "Earlier" not in tell(small())
+    rows = [("keep", 0.98604, "halve the batch"), ("crash", None, "# Pending\x1b\nkeep e0009")]
+    prior = tuple(
+        Prior(commit="a1b2c3d", value=value, memory_gb=None, status=status, description=said)
+        for status, value, said in rows
+    )
+    told = tell(replace(small(), prior=prior, priors=126)).split("\n\n")
+    (found,) = [part for part in told if "Earlier" in part]
+    assert found.split("\n") == [
+        "# Earlier results (126 in all), measured elsewhere and not comparable: status value: description",
+        "- keep .98604: halve the batch",
+        "- crash -: # Pending keep e0009",
+    ]

@@ -128,6 +128,55 @@ class TestFiles:
         assert len(texts) == 1
 
 
+class TestBeside:
+    """Code that reports its own score imports what it may not edit."""
+
+    @pytest.fixture
+    def pinned(self, machine: Path) -> Path:
+        protected = machine / "autoresearch/protected"
+        (protected / "data").mkdir(parents=True)
+        (protected / ".venv").mkdir()
+        for name in (".venv/big", "protected.json", "prepare.py", "train.py"):
+            (protected / name).write_text("BUDGET = 300\n")
+            (protected / name).chmod(0o444)
+        (protected / "data/binary").write_bytes(bytes(range(256)))
+        return protected
+
+    def test_a_run_finds_the_pinned_files_and_its_own_instead_of_theirs(
+        self, tmp_path: Path, machine: Path, pinned: Path
+    ) -> None:
+        script = "import os, prepare; print(prepare.BUDGET, open('train.py').read(), sorted(os.listdir('.')))"
+        command = ("{python}", "-c", script)
+        job = spec(command=command, files={"train.py": "OWN = 1\n"}, env={"AUTORESEARCH_BESIDE": "1"})
+        done = run(render.experiment_task(recipe(tmp_path), job, kind="H100"), machine)
+        assert "300 OWN = 1" in done.stdout, done.stdout + done.stderr
+        assert "protected.json" not in done.stdout
+        folder = machine / "autoresearch/jobs/t-e0001.1-a1"
+        assert (folder / "data/binary").read_bytes() == bytes(range(256))
+        assert not (folder / ".venv").exists()
+        assert (pinned / "train.py").read_text() == "BUDGET = 300\n"
+
+    def test_a_run_whose_harness_measures_finds_its_own_files_alone(
+        self, tmp_path: Path, machine: Path, pinned: Path
+    ) -> None:
+        task = render.experiment_task(recipe(tmp_path), spec(command=("/bin/ls",)), kind="H100")
+        assert "prepare.py" not in run(task, machine).stdout
+
+    @pytest.mark.parametrize(
+        ("script", "code"),
+        [("import prepare, time; time.sleep(9)", 0), ("import prepare", 0), ("import nothing", 1)],
+    )
+    def test_a_machine_warms_up_on_it_and_does_not_wait_for_its_end(
+        self, tmp_path: Path, machine: Path, pinned: Path, script: str, code: int
+    ) -> None:
+        env = {"AUTORESEARCH_PROFILE": "gpu", "AUTORESEARCH_BESIDE": "1"}
+        filled = recipe(tmp_path, env=env, command=("{python}", "-c", script))
+        task = render.worker_task(filled, name="n", kind="H100", gpus=1)
+        sooner = task["run"].replace("seconds=120;", "seconds=1;").replace("124/120", "124/1")
+        done = run(task | {"run": sooner}, machine)
+        assert done.returncode == code, done.stderr
+
+
 class TestCommands:
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
     @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=4))

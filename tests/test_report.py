@@ -8,7 +8,7 @@ import io
 import pytest
 
 from autoresearch.budget import Budget, Usage, may_start, room_for_experiments
-from autoresearch.experiment import FailureKind, Goal, Purpose, RunState, Verdict
+from autoresearch.experiment import FailureKind, Goal, Prior, Purpose, RunState, Verdict
 from autoresearch.report import overview, results, results_tsv
 from builders import baseline, experiment, history, run
 
@@ -55,6 +55,24 @@ def test_results_tsv_is_what_upstream_tools_read() -> None:
     assert rows[0]["description"] == "idea 1"
     assert all(len(r["commit"]) == 7 for r in rows)
     assert rows[1]["description"] == "wide r [31m model"
+
+
+def test_earlier_results_come_before_the_baseline_as_upstream_writes_them() -> None:
+    priors = [
+        Prior(commit="a" * 40, value=0.9979, memory_gb=44.04, status="keep", description="baseline"),
+        Prior(commit="exp12", value=None, memory_gb=None, status="crash", description="too wide"),
+    ]
+    lines = results_tsv(history(*PAST), priors).splitlines()
+    assert lines[1:3] == [
+        "aaaaaaa\t0.997900\t44.0\tkeep\tbaseline",
+        "exp12\t0.000000\t0.0\tcrash\ttoo wide",
+    ]
+    assert [lines[0], *lines[3:]] == results_tsv(history(*PAST)).splitlines()
+
+
+def test_what_was_judged_without_a_value_and_is_no_crash_is_left_out() -> None:
+    gone = [experiment(5, Verdict.DISCARD), run("e0005.1", state=RunState.CANCELLED)]
+    assert results_tsv(history(*PAST, *gone)) == results_tsv(history(*PAST))
 
 
 def test_figures_per_hour_and_the_useful_share() -> None:

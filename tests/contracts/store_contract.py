@@ -207,7 +207,16 @@ class StoreContract:
     def test_a_measurement_is_kept_to_the_last_digit(self, store: Store) -> None:
         begin(store)
         run = submitted(store)
-        measured = Measurement(value=0.1 + 0.2, steps=3, tokens_per_second=1.5, memory_gb=2.5, device="x")
+        measured = Measurement(
+            value=0.1 + 0.2,
+            steps=3,
+            tokens_per_second=1.5,
+            memory_gb=2.5,
+            device="x",
+            hidden=0.4,
+            unsandboxed="no Landlock",
+            flags=("trained long",),
+        )
         assert store.close_run(
             run,
             measurement=measured,
@@ -228,6 +237,15 @@ class StoreContract:
         store.close_run(submitted(store), failure=failure, now=NOW)
         found = store.run("e0001.1")
         assert (found.state, found.failure, found.value) == (RunState.FAILED, failure, None)
+
+    def test_a_run_that_was_ended_early_is_pruned_and_over(self, store: Store) -> None:
+        begin(store)
+        failure = Failure(kind=FailureKind.PRUNED, message="loss 9.0 at 45% of the budget")
+        run = submitted(store)
+        assert store.close_run(run, failure=failure, facts={"outcome": "pruned"}, now=NOW)
+        found = store.run("e0001.1")
+        assert (found.state, found.failure, found.value) == (RunState.PRUNED, failure, None)
+        assert not store.requeue(run, lost=True, reason="", now=NOW)
 
     def test_a_run_that_is_over_never_changes(self, store: Store) -> None:
         begin(store)

@@ -115,6 +115,24 @@ class TestLocalExecutor(ExecutorContract):
         assert seen["SEED"] == "5"
         assert seen["AUTORESEARCH_KIND"] == "cpu"
 
+    def test_protected_files_lie_beside_its_own_where_they_are_asked_for(
+        self, executor: LocalExecutor, tmp_path: Path
+    ) -> None:
+        pinned = tmp_path / "pinned"
+        (pinned / "data").mkdir(parents=True)
+        (pinned / "data" / "binary").write_bytes(bytes(range(256)))
+        (pinned / ".venv").mkdir()
+        (pinned / "protected.json").write_text('{"data/binary": "its digest"}')
+        script = "import os; print(sum(open('data/binary', 'rb').read()), sorted(os.listdir('.')))"
+        place = {"AUTORESEARCH_PROTECTED": str(pinned)}
+        executor.submit(job("t-e0001.1-a1", script, **place, AUTORESEARCH_BESIDE="1"), "cpu-01")
+        wait_for(executor, "t-e0001.1-a1", OVER)
+        said = Path(executor.fetch("t-e0001.1-a1").log).read_text()
+        assert said.startswith("32640 ['claim', 'data', 'lock', 'log', 'spec.json', 'train']")
+        executor.submit(job("t-e0001.2-a1", script, **place), "cpu-01")
+        wait_for(executor, "t-e0001.2-a1", OVER)
+        assert "No such file" in Path(executor.fetch("t-e0001.2-a1").log).read_text()
+
     def test_a_command_that_does_not_exist_is_a_failure_not_a_hang(self, executor: LocalExecutor) -> None:
         name = "t-e0003.8-a1"
         spec = job(name, "pass")
@@ -147,7 +165,7 @@ def _carrying(name: str) -> list[psutil.Process]:
 
 
 def _process_of(name: str, word: str) -> psutil.Process:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         for process in _carrying(name):
             if any(word in part for part in process.cmdline()) and process.children():

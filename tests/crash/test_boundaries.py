@@ -8,6 +8,7 @@ study is complete one effect at a time.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,21 @@ from typing import Any
 
 import pytest
 
+from autoresearch.actions import Request, Snapshot
+from autoresearch.agents.scripted import ScriptedAgent
 from autoresearch.brief import Brief
 from autoresearch.budget import Budget
 from autoresearch.calls import Bill, CallOutcome, Tokens
+from autoresearch.config import AgentConfig, Config
+from autoresearch.dispatcher import Dispatcher
 from autoresearch.errors import AgentError
 from autoresearch.executors.local import LocalExecutor, slots
-from autoresearch.experiment import OVER, Edit, Proposal, RunState
-from autoresearch.protocols import Reply
+from autoresearch.experiment import OVER, Edit, Proposal, RunState, Verdict
+from autoresearch.protocols import Agent, Reply
 from autoresearch.store import CallTable, PaidReply
 from autoresearch.study import Study, open_study, state_folder
+from autoresearch.submission import submit
+from autoresearch.wave import Idea, Wave
 from lab import Lab, set_x, target
 from store_contract import NOW, began
 
@@ -36,6 +43,9 @@ SCRIPT = [  # one that is kept, one that follows it, one that stays where it is
     replace(SLOWER, base="e0001", follows=True),
     set_x(3.0),
 ]
+
+
+OnLife = Callable[[Dispatcher, Study], None]
 
 
 class Killed(BaseException):
@@ -99,6 +109,9 @@ class Paid:
 EFFECTS = {
     "store": {
         "add_proposals",
+        "enlist",
+        "reject",
+        "drop",
         "close_lost_calls",
         "rebase",
         "admit",
@@ -116,18 +129,19 @@ EFFECTS = {
 }
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_death_at_every_effect_is_survived(lab: Lab, tmp_path: Path, after: bool) -> None:
-    journal = tmp_path / "journal"
-    checked = target(env={"JOURNAL": str(journal)}, preflight="{python} {protected}/fake_training.py")
-    config = lab.config(target=checked, budget=Budget(experiments=len(SCRIPT)))
-    study: Study = lab.study(config)
+def live_and_die(
+    lab: Lab, config: Config, agent: Callable[[Study], Agent], *, after: bool, on_life: OnLife | None = None
+) -> tuple[Study, int]:
+    """Dispatch, one life after another, until the study is over; return it and how many deaths it took.
+
+    `on_life` is called with every dispatcher before it runs.
+    """
     deaths = 0
     for life in range(400):
         fuse = Fuse(1 + life % 6)  # some lives get no effect done, some five
         study = open_study(lab.folder, state_folder(lab.folder))
         # asked in its own thread: one that outlived this death would still write to the store
-        dispatcher = lab.dispatcher([], config, study, agent=Paid(study), spawn=lambda answer: answer())
+        dispatcher = lab.dispatcher([], config, study, agent=agent(study), spawn=lambda answer: answer())
         executor = LocalExecutor(study.runs_folder, slots(config.pool))
         executor.poll_seconds = 0.02
         dispatcher._executor = Tripwire(executor, fuse, EFFECTS["executor"], after=after)
@@ -136,15 +150,26 @@ def test_a_death_at_every_effect_is_survived(lab: Lab, tmp_path: Path, after: bo
         store = Tripwire(study.store, fuse, EFFECTS["store"], after=after)
         dispatcher._store = dispatcher._asking._store = intake._store = store
         study._workspace = Tripwire(study.workspace, fuse, EFFECTS["workspace"], after=after)
+        if on_life:
+            on_life(dispatcher, study)
         try:
             with study.dispatching():
-                finish = dispatcher.run()
+                dispatcher.run()
         except Killed:
             deaths += 1
             study.close()
             continue
-        assert finish.complete
-        break
+        return study, deaths
+    raise AssertionError("it never came to its end")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_death_at_every_effect_is_survived(lab: Lab, tmp_path: Path, after: bool) -> None:
+    journal = tmp_path / "journal"
+    checked = target(env={"JOURNAL": str(journal)}, preflight="{python} {protected}/fake_training.py")
+    config = lab.config(target=checked, budget=Budget(experiments=len(SCRIPT)))
+    study: Study = lab.study(config)
+    study, deaths = live_and_die(lab, config, Paid, after=after)
     assert deaths > 20
     runs = list(study.store.history().all_runs())
     assert all(run.state in OVER for run in runs)
@@ -166,3 +191,63 @@ def test_a_death_at_every_effect_is_survived(lab: Lab, tmp_path: Path, after: bo
     print(
         f"\n{deaths} deaths {'after' if after else 'before'} an effect, {len(runs)} runs, each executed once"
     )
+
+
+def edited(more: str) -> Idea:
+    edit = Edit(old="SLEEP = 0.0", new=more)
+    return Idea(hypothesis=more, edits=(edit,))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_what_was_submitted_survives_a_death_at_every_effect(lab: Lab, tmp_path: Path, after: bool) -> None:
+    """Two that run, one that fails its check, one taken back while it waits, one while it runs."""
+    journal = tmp_path / "journal"
+    checked = target(env={"JOURNAL": str(journal)}, preflight="{python} {protected}/fake_training.py")
+    config = lab.config(target=checked, agent=AgentConfig(name="external"))
+    study = lab.study(config)
+    wave = Wave(
+        experiments=(
+            Idea(set={"X": 1.5}),
+            Idea(set={"X": 3.0}),
+            edited("SLEEP = 0.0\nBROKEN = True"),
+            edited("SLEEP = 0.0\nX = 2.5"),
+            edited("SLEEP = 30.0"),
+        )
+    )
+    submit(study, wave, author="ann", request_id=None, budget=Budget(), now=NOW)
+    study.store.withdraw("e0005", "ann", NOW)
+    study.close()
+
+    def steer(dispatcher: Dispatcher, opened: Study) -> None:
+        def on_turn(seen: Snapshot) -> None:
+            history = seen.history
+            for run in history.runs_of("e0006"):
+                if run.state is RunState.RUNNING:
+                    opened.store.cancel(run.id, "ann", NOW)
+            open_ = [e for e in history.experiments.values() if e.verdict is None]
+            if all(history.taken_back(e.id) for e in open_) and not history.in_flight():
+                dispatcher.request(Request.DRAIN)
+
+        dispatcher._on_turn = on_turn
+
+    study, deaths = live_and_die(lab, config, lambda _: ScriptedAgent([]), after=after, on_life=steer)
+    assert deaths > 10
+    history = study.store.history()
+    verdicts = {name: e.verdict for name, e in history.experiments.items()}
+    assert verdicts.pop("e0002") is Verdict.KEEP
+    assert verdicts == {
+        "e0001": Verdict.KEEP,
+        "e0003": Verdict.DISCARD,
+        "e0004": Verdict.CRASH,
+        "e0005": None,
+        "e0006": None,
+    }
+    assert history.runs_of("e0004") == history.runs_of("e0005") == ()
+    assert [run.state for run in history.runs_of("e0006")] == [RunState.CANCELLED]
+    started = Counter(
+        line.split()[1] for line in journal.read_text().splitlines() if line.startswith("start")
+    )
+    assert set(started.values()) == {1}, "no attempt was executed twice"
+    assert study.store.waiting_proposals() == []
+    for experiment in history.experiments.values():
+        assert study.workspace.resolve(study.workspace.ref(experiment.id)) == experiment.commit

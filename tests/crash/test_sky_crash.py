@@ -127,7 +127,7 @@ def check(folder: Path, journal: Path, root: Path, counts: Counter[str]) -> None
         assert len(attempts) <= 1 + run.losses, "it ran again only where its machine was lost"
     assert {name.rpartition("-a")[0] for name in started} == {f"{study.tag}-{run.id}" for run in runs}
     study.close()
-    deadline = time.monotonic() + 10  # a cluster that is down takes a moment to be gone
+    deadline = time.monotonic() + 30  # a cluster that is down takes a moment to be gone
     while left := [*clusters(root), *(p.cmdline() for p in psutil.process_iter() if belongs(p, root))]:
         assert time.monotonic() < deadline, f"left behind: {left}"
         time.sleep(0.1)

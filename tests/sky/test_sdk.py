@@ -184,7 +184,7 @@ def test_an_idle_cluster_goes_down_by_itself(client, slurm):
         client.launch(task("first", "true", resources=resources), "idle", idle_minutes=30)
         client.set_autodown("idle", 0)
         assert client.clusters(["idle"])[0].idle_minutes == 0
-        assert until(lambda: not any(name.startswith("idle-") for name, _ in slurm.squeue()), 240)
+        assert until(lambda: not any(name.startswith("idle-") for name, _ in slurm.squeue()), 600)
         assert client.clusters(["idle"], refresh=True) == []
     finally:
         client.down("idle")

@@ -58,7 +58,8 @@ def python(slurm: Any) -> Path:
         pytest.skip(f"the system's Python is not {ours.parent.name}, which our packages are for")
     for source in (ours, made / "copied"):
         if source != ours:
-            shutil.copytree(ours, source)  # ours lie in a private folder
+            unneeded = shutil.ignore_patterns("claude_agent_sdk", "__pycache__")
+            shutil.copytree(ours, source, ignore=unneeded)  # ours lie in a private folder
         (packages / "ours.pth").write_text(f"{source}\n")
         command = [
             "runuser",
@@ -108,7 +109,7 @@ def test_a_study_survives_its_dispatcher_and_loses_nothing(slurm: Any, folder: P
     assert cancelled
     assert all((run.state, run.attempt) == (RunState.QUEUED, 2) for run in cancelled), "they start anew"
     assert {name for name, _ in slurm.squeue()} == machines, "they were found again, none was launched"
-    assert call(slurm, folder, "reap").count(" is down") == 2
+    assert call(slurm, folder, "reap", "--no-json").count(" is down") == 2
     assert slurm.squeue() == []
 
     with drive(slurm, folder) as dispatcher:
@@ -135,12 +136,16 @@ def check(slurm: Any, folder: Path) -> None:
     with_worker = opened.store.workers()
     assert {row.kind for row in with_worker} == {"H100", "H200"}
     assert all(row.down_at is not None for row in with_worker)
+    asked = [sys.executable, str(ROOT / "train" / "sandbox.py")]
+    told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    offered = json.loads(told)["reason"]
     usage = opened.store.usage(time.time(), 0)
     assert 0 < usage.gpu_dollars < 20
     for run in finished:
         facts = opened.store.facts(run.id)
         assert (facts["run"], facts["kind"], facts["seed"]) == (run.job_name("t"), run.worker_kind, run.seed)
         assert facts["digests"]["protected"] == opened.row.protected_sha256
+        assert facts["unsandboxed"] == offered, "what holds code here holds it on machines, too"
     once_each(opened.runs_folder, finished)
     shown = subprocess.run(
         [sys.executable, "-m", "autoresearch", "show", "e0002", "--task"],
