@@ -164,7 +164,10 @@ END
 
 # On each new cluster SkyPilot would download uv, a CPython, and its own wheel with all dependencies. It
 # does without where it finds them; so this hook, run as the job's user as an allocation begins, links
-# them in. Slurm parses what it prints.
+# them in. And where a new cluster names no daemon (skylet) of its own yet, SkyPilot kills all that it sees on
+# the host, then races with the killed one's keeper for its port; the loser never takes its cluster down.
+# Nodes of a real Slurm are hosts of their own, so each cluster names one that is not there. Slurm parses
+# what this prints.
 write_prolog() {
   cat >"$SLURM/prolog.sh" <<END
 #!/bin/bash
@@ -179,6 +182,7 @@ ln -sfn $DIR/uv/bin/uv "\$home/.local/bin/uv"
 cp -f $RUNTIME/.sky_wheel_hash "\$home/.sky/wheels/current_sky_wheel_hash"
 [ -e "\$home/sky-user-env" ] || ln -sfn $JOB_PYTHON "\$home/sky-user-env"
 [ -e "\$tmp/skypilot-runtime" ] || ln -sfn $RUNTIME "\$tmp/skypilot-runtime"
+[ -e "\$tmp/.sky/skylet_pid" ] || echo 0 >"\$tmp/.sky/skylet_pid"
 exit 0
 END
   chmod 755 "$SLURM/prolog.sh"

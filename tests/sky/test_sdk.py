@@ -111,7 +111,8 @@ def test_jobs_take_the_gpu_in_turn_and_can_be_cancelled_running_or_waiting(clien
     assert state(client, first) is state(client, second) is JobState.CANCELLED
     client.cancel(up, [first])
     client.logs(up, first, tmp_path / "log")
-    assert (tmp_path / "log").read_bytes() == b"begun\n"
+    # where the child is killed before its shell, the shell says so
+    assert (tmp_path / "log").read_bytes() in (b"begun\n", b"begun\nKilled\n")
 
 
 def state(client: SkyClient, number: int) -> JobState:
