@@ -11,6 +11,7 @@ what the evaluation will do.
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ def main() -> None:
 
     if prepare.device_type() == "cpu":
         torch.set_num_threads(1)
+        if re.search(r"\boptim\b", Path(script).read_text(encoding="utf-8")):
+            import torch._dynamo  # what torch.optim loads at its first use: a CPU second
     torch.manual_seed(prepare.seed())
     sys.argv = [script]
     sys.path.insert(1, str(Path(script).parent))

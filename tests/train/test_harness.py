@@ -285,6 +285,12 @@ def test_a_model_that_answers_anything_else_has_no_score(bench: Bench, code: str
     assert log.count(b"\nautoresearch: ") == 1
 
 
+def test_what_torchs_optimizers_load_is_not_the_ideas_to_pay(bench: Bench) -> None:
+    loaded = "assert 'torch._dynamo' in sys.modules"
+    code, report, log = bench.measure(f"{loaded}\ntorch.optim.SGD(M().parameters(), lr=0.1)\nleave()")
+    assert (code, report.failure) == (0, None), log
+
+
 def test_protected_files_that_change_while_it_trains_are_its_own_fault(
     bench: Bench, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
