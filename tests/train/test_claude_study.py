@@ -25,7 +25,6 @@ from researcher import Researcher, best_code
 pytestmark = pytest.mark.slow
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 KEY = "sk-ant-a-key-that-must-stay-here"
-LONG_GAP_SECONDS = 2.0
 EMPTY = tool_use("submit_experiments", {"notes": "", "experiments": []})
 FAULTS: tuple[dict[str, Any], ...] = (
     fault(529),
@@ -73,21 +72,29 @@ def rows(folder: Path, sql: str) -> list[sqlite3.Row]:
         return opened.execute(sql).fetchall()
 
 
-def shares_of_time(folder: Path) -> tuple[float, float]:
-    """Return how much of the time from its first start to its last end each worker ran, and waited for ideas.
+def share_waited(folder: Path) -> float:
+    """Return how much of the time between two runs and in them workers waited for an idea, a share.
 
-    A worker is handed its next run within a second, on a machine that has nothing else to do; a longer
-    gap is one in which there was nothing to hand over.
+    That is the time from the end of a run until the idea of the next one on that worker had been handed in.
+    What passes after that, the machine takes, and whatever else runs on it.
     """
-    jobs = rows(folder, "select worker, started_at, ended_at from job order by started_at")
-    ran = waited = there = 0.0
+    jobs = rows(
+        folder,
+        "select job.worker, job.started_at, job.ended_at, max(proposal.created_at) as proposed_at from job"
+        " join run on run.id = job.run left join proposal"
+        " on proposal.experiment = run.experiment and proposal.state = 'admitted'"
+        " group by job.name order by job.started_at",
+    )
+    waited = there = 0.0
     for worker in {job["worker"] for job in jobs}:
         mine = [job for job in jobs if job["worker"] == worker]
-        ran += sum(job["ended_at"] - job["started_at"] for job in mine)
         there += max(job["ended_at"] for job in mine) - min(job["started_at"] for job in mine)
-        gaps = [later["started_at"] - job["ended_at"] for job, later in itertools.pairwise(mine)]
-        waited += sum(gap for gap in gaps if gap > LONG_GAP_SECONDS)
-    return ran / there, waited / there
+        waited += sum(
+            max(0.0, later["proposed_at"] - job["ended_at"])
+            for job, later in itertools.pairwise(mine)
+            if later["proposed_at"] is not None  # a merge, or the baseline
+        )
+    return waited / there
 
 
 @pytest.mark.alone
@@ -107,9 +114,7 @@ def test_forty_experiments_in_spite_of_a_fault_in_every_fifth_call(
     status = json.loads(cli("status", "--json", cwd=folder).stdout)
     assert status["experiments"] == 40
     assert status["verdicts"]["keep"] >= 1
-    ran, waited = shares_of_time(folder)
-    assert waited <= 0.03, "workers wait for the agent"
-    assert ran >= 0.85, "runs of nine seconds, handed over on a machine that others use too"
+    assert share_waited(folder) <= 0.03
 
     calls = rows(folder, "select outcome, cost_usd, estimated, ended_at from call")
     assert len(calls) == count
