@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autoresearch.experiment import Files, Refusal
-from autoresearch.suspicions import SEEDERS, Source, flags_of, imported, new
+from autoresearch.suspicions import SEEDERS, Occurrence, Source, flags_of, imported, new, source_of
 from autoresearch.syntax import parse, without_docstrings
 
 LONGEST_TEXT = 500  # characters of one new literal
@@ -52,7 +52,7 @@ def inspect(files: Files, base: Files, *, max_added: int) -> Inspection:
     for name, text in files.items():
         if refusal is not None or not name.endswith(".py") or text == base.get(name, ""):
             continue
-        found, known = Source(text), Source(base.get(name, ""))
+        found, known = source_of(text), source_of(base.get(name, ""))
         refusal = _literals(found, known) or _evaluation(found, known) or _seeds(found, known)
         flags += flags_of(found, known)
     return Inspection(refusal, () if refusal else tuple(dict.fromkeys(flags))[:MAX_FLAGS])
@@ -84,27 +84,23 @@ def _added(before: str, after: str) -> int:
 def _literals(found: Source, known: Source) -> Refusal | None:
     """Return a refusal where new literals or comments are long enough to carry text."""
     way = "code needs no such text or table; compute it"
-    texts = list(new(_texts(found.tree), _texts(known.tree)))
+    texts = list(new(_texts, found, known))
     for text, line in texts:
         if len(text) > LONGEST_TEXT:
             return _literal(
                 f"line {line} holds a text of {len(text)} characters, {LONGEST_TEXT} may be: {way}"
             )
-    numbers = new(_numbers(found.tree), _numbers(known.tree))
+    numbers = new(_numbers, found, known)
     line = next((line for _, line in numbers), 0)
     if line:
         return _literal(f"line {line} holds a number of more than {LONGEST_NUMBER} digits: {way}")
-    displays = [(len(key.split(",")), line) for key, line in new(_displays(found), _displays(known))]
+    displays = [(len(key.split(",")), line) for key, line in new(_displays, found, known)]
     for size, line in displays:
         if size > LONGEST_DISPLAY:
             return _literal(f"line {line} lists {size} constants, {LONGEST_DISPLAY} may be: {way}")
     for total, most, what in (
         (sum(len(text) for text, _ in texts), MOST_TEXT, "characters of new texts"),
-        (
-            sum(len(text) for text, _ in new(_comments(found), _comments(known))),
-            MOST_TEXT,
-            "of new comments",
-        ),
+        (sum(len(text) for text, _ in new(_comments, found, known)), MOST_TEXT, "of new comments"),
         (sum(size for size, _ in displays), MOST_ELEMENTS, "constants in new lists"),
     ):
         if total > most:
@@ -116,8 +112,8 @@ def _literal(detail: str) -> Refusal:
     return Refusal(reason="literal", detail=detail)
 
 
-def _texts(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(tree):
+def _texts(source: Source) -> Iterator[Occurrence]:
+    for node in source.nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
             value = node.value
             yield value if isinstance(value, str) else value.decode("latin-1"), node.lineno
@@ -128,16 +124,16 @@ def _texts(tree: ast.Module) -> Iterator[tuple[str, int]]:
                 yield str(name), node.lineno
 
 
-def _numbers(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(tree):
+def _numbers(source: Source) -> Iterator[Occurrence]:
+    for node in source.nodes:
         value = node.value if isinstance(node, ast.Constant) else None
         if isinstance(value, int) and abs(value) >= 10**LONGEST_NUMBER:
             yield hex(value), getattr(node, "lineno", 0)
 
 
-def _displays(source: Source) -> Iterator[tuple[str, int]]:
+def _displays(source: Source) -> Iterator[Occurrence]:
     """Yield displays of constants: their constants, joined by commas."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.List | ast.Tuple | ast.Set):
             elements = node.elts
         elif isinstance(node, ast.Dict):
@@ -158,7 +154,7 @@ def _constant(node: ast.expr) -> str:
     return repr(node.value).replace(",", ";") if isinstance(node, ast.Constant) else ""
 
 
-def _comments(source: Source) -> Iterator[tuple[str, int]]:
+def _comments(source: Source) -> Iterator[Occurrence]:
     try:
         for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
             if token.type == tokenize.COMMENT:
@@ -169,9 +165,9 @@ def _comments(source: Source) -> Iterator[tuple[str, int]]:
 
 def _seeds(found: Source, known: Source) -> Refusal | None:
     """Return a refusal where nothing but seeds is changed."""
-    if _without(found, seeds=True) != _without(known, seeds=True):
+    if found.all(_seedless) != known.all(_seedless):
         return None
-    if _without(found, seeds=False) == _without(known, seeds=False):
+    if found.all(_seeded) == known.all(_seeded):
         return None
     return Refusal(
         reason="seed",
@@ -180,9 +176,14 @@ def _seeds(found: Source, known: Source) -> Refusal | None:
     )
 
 
-def _without(source: Source, *, seeds: bool) -> str:
-    """Return the form of a source without its imports and, where `seeds`, without what sets seeds."""
-    return ast.dump(_Out(source, seeds=seeds).visit(without_docstrings(parse(source.text))))
+def _seeded(source: Source) -> Iterator[Occurrence]:
+    """Yield the form of a source without its imports."""
+    yield ast.dump(_Out(source, seeds=False).visit(without_docstrings(parse(source.text)))), 1
+
+
+def _seedless(source: Source) -> Iterator[Occurrence]:
+    """Yield the same without what sets seeds."""
+    yield ast.dump(_Out(source, seeds=True).visit(without_docstrings(parse(source.text)))), 1
 
 
 class _Out(ast.NodeTransformer):
@@ -218,7 +219,7 @@ class _Out(ast.NodeTransformer):
 
 def _evaluation(found: Source, known: Source) -> Refusal | None:
     """Return a refusal where code reaches for what it is measured by."""
-    for what, line in new(_reaches(found), _reaches(known)):
+    for what, line in new(_reaches, found, known):
         return Refusal(
             reason="evaluation",
             detail=f"line {line} {what}: the evaluation runs elsewhere, with windows that are fixed",
@@ -226,8 +227,8 @@ def _evaluation(found: Source, known: Source) -> Refusal | None:
     return None
 
 
-def _reaches(source: Source) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(source.tree):
+def _reaches(source: Source) -> Iterator[Occurrence]:
+    for node in source.nodes:
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             name = source.dotted(node)
             if _is_protected(name) and (isinstance(node, ast.Attribute) or name.split(".")[-1] in WINDOWS):
@@ -245,7 +246,7 @@ def _reaches(source: Source) -> Iterator[tuple[str, int]]:
             yield from _reaching_call(source, node)
 
 
-def _reaching_call(source: Source, node: ast.Call) -> Iterator[tuple[str, int]]:
+def _reaching_call(source: Source, node: ast.Call) -> Iterator[Occurrence]:
     name = source.dotted(node.func)
     first = node.args[0] if node.args else None
     if name in {"setattr", "delattr", "vars"} and first is not None and _is_module(source.dotted(first)):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from autoresearch.constants import values
 from autoresearch.experiment import Files
 from autoresearch.syntax import parse
 
+CODES = 16  # files whose parts are kept in memory: many children have one parent
 MODULE = "module"  # for statements of a module that assign no name
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -45,7 +47,8 @@ def _differing(before: str, after: str, profile: str | None) -> set[str]:
     return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)} - stayed | moved
 
 
-def _parts(text: str) -> dict[str, list[str]]:
+@lru_cache(maxsize=CODES)
+def _parts(text: str) -> Mapping[str, list[str]]:
     """Return the code of every part of a module by its name."""
     parts: defaultdict[str, list[str]] = defaultdict(list)
     for name, node in _named(parse(text).body, ""):

@@ -9,10 +9,15 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from autoresearch.syntax import parse
 from autoresearch.untrusted import clean
+
+SOURCES = 32  # texts whose trees are kept in memory
+Occurrence = tuple[str, int]  # what was found, and in which line
+Finder = Callable[["Source"], Iterable[Occurrence]]
 
 SEEDERS = re.compile(r"(?:^|\.)(?:manual_seed|manual_seed_all|seed|default_rng|Random|RandomState|PRNGKey)$")
 IMPORTS = {
@@ -59,9 +64,10 @@ class Source:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.tree = parse(text)
+        self.nodes = tuple(ast.walk(parse(text)))
         self.names: dict[str, str] = {}  # what an imported name is: np -> numpy, F -> torch.nn.functional
-        for node in ast.walk(self.tree):
+        self._found: dict[Finder, tuple[Occurrence, ...]] = {}
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     whole = alias.name if alias.asname else alias.name.split(".", maxsplit=1)[0]
@@ -69,6 +75,12 @@ class Source:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 for alias in node.names:
                     self.names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+
+    def all(self, finder: Finder) -> tuple[Occurrence, ...]:
+        """Return what a finder finds here; it looks once."""
+        if finder not in self._found:
+            self._found[finder] = tuple(finder(self))
+        return self._found[finder]
 
     def dotted(self, node: ast.expr) -> str:
         """Return what an expression names, as `torch.nn.functional.relu`; "" where it is no name."""
@@ -95,10 +107,16 @@ class Source:
         return isinstance(node, ast.Name) and node.id in self.names
 
 
-def new(found: Iterable[tuple[str, int]], known: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    """Yield what occurs more often than in the parent, with its line."""
-    left = Counter(key for key, _ in known)
-    for key, line in found:
+@lru_cache(maxsize=SOURCES)
+def source_of(text: str) -> Source:
+    """Return a text as a source: a proposal is looked at twice, and its parent with every child."""
+    return Source(text)
+
+
+def new(finder: Finder, found: Source, known: Source) -> Iterator[Occurrence]:
+    """Yield what a finder finds more often than in the parent, with its line."""
+    left = Counter(key for key, _ in known.all(finder))
+    for key, line in found.all(finder):
         if left[key] > 0:
             left[key] -= 1
         else:
@@ -108,14 +126,14 @@ def new(found: Iterable[tuple[str, int]], known: Iterable[tuple[str, int]]) -> I
 def flags_of(found: Source, known: Source) -> Iterator[str]:
     """Yield what to look at in code, of what its parent does not have; each once, with its line."""
     seen: set[str] = set()
-    for what, line in new(_suspicions(found), _suspicions(known)):
+    for what, line in new(_suspicions, found, known):
         if what not in seen:
             seen.add(what)
             yield clean(f"{what} (line {line})", 100)
 
 
 def _suspicions(source: Source) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         line = getattr(node, "lineno", 0)
         for what in _suspicion(source, node):
             yield what, line

@@ -99,6 +99,7 @@ class Belief(State):
         self._by_kind: defaultdict[str, _Sum] = defaultdict(_Sum)
         self._runs: dict[str, list[Run]] = {}  # measured, by experiment
         self._seen: dict[str, tuple[Run, ...]] = {}
+        self._history: History | None = None  # the last one
         self._kept: set[str] = set()
         self._early: set[str] = set()  # kept before any of their runs has ended, by the clocks
         self._last: tuple[float, int, str] = (-math.inf, 0, "")
@@ -111,6 +112,9 @@ class Belief(State):
 
     def update(self, history: History, listener: Listener) -> None:
         """Take in what is new, telling the listener."""
+        if history is self._history:
+            return
+        self._history = history
         events = self._new_events(history)
         if events and events[0][0] < self._last:
             self._reset()

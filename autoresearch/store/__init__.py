@@ -26,7 +26,7 @@ from autoresearch.experiment import (
 from autoresearch.history import BASELINE, History
 from autoresearch.store.calls import CallTable, PaidReply
 from autoresearch.store.database import append_event, storage_errors
-from autoresearch.store.experiments import ExperimentTable, insert_experiment, judge
+from autoresearch.store.experiments import ExperimentTable, earlier_of, insert_experiment, judge
 from autoresearch.store.priors import PriorTable, insert_priors
 from autoresearch.store.proposals import insert_proposal
 from autoresearch.store.rows import EXPERIMENTS, RUNS, to_experiment, to_json, to_run
@@ -54,6 +54,7 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
         self._kept: set[str] = set()
         self._goal: Goal | None = None
         self._tried: dict[str, str] | None = None  # by digest
+        self._history: History | None = None  # as of the last event that was about an experiment or a run
         self._seen_event = 0
 
     def create_study(
@@ -110,7 +111,7 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
             waiting = "select 1 from proposal where number = ? and state = 'waiting'"
             if db.execute(waiting, (proposal.number,)).fetchone() is None:
                 return None
-            earlier = self.tried_digests().get(candidate.digest)
+            earlier = earlier_of(db, candidate.digest)
             if earlier:
                 return earlier
             id_ = insert_experiment(db, proposal, candidate, constants, now)
@@ -135,14 +136,16 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
             self._refresh()
         if self._goal is None and (row := self._one("select goal from study")):
             self._goal = Goal(row["goal"])
-        return History(
-            goal=self._goal or Goal.MINIMIZE,
-            experiments=dict(self._experiments),
-            runs=dict(self._runs),
-            opened=_in_order(self._open),
-            undecided=_in_order(self._undecided),
-            kept=_in_order(self._kept),
-        )
+        if self._history is None:
+            self._history = History(
+                goal=self._goal or Goal.MINIMIZE,
+                experiments=dict(self._experiments),
+                runs=dict(self._runs),
+                opened=_in_order(self._open),
+                undecided=_in_order(self._undecided),
+                kept=_in_order(self._kept),
+            )
+        return self._history
 
     def usage(self, now: float, worst_seconds: float) -> Usage:
         """Return what the study had spent by then.
@@ -202,6 +205,8 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
             changed = f"{EXPERIMENTS} where id in ({marks}) order by number"
             experiments = self._db.execute(changed, names).fetchall()
             runs = self._db.execute(f"{RUNS} where run.id in ({marks}) order by run.rowid", names).fetchall()
+        if experiments or runs:
+            self._history = None
         for row in experiments:
             self._take_in(to_experiment(row))
         for row in runs:

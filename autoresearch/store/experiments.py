@@ -10,6 +10,8 @@ from autoresearch.experiment import Candidate, Edit, Experiment, Proposal, Verdi
 from autoresearch.store.database import Database, append_event
 from autoresearch.store.rows import EXPERIMENTS, edits_json, to_edits, to_experiment, to_json
 
+NOT_LOST = "not exists (select 1 from run where run.experiment = e.id and run.state = 'lost')"
+
 
 class ExperimentTable(Database):
     """The experiments of a study."""
@@ -19,10 +21,7 @@ class ExperimentTable(Database):
 
         Code that was never measured because machines were lost may be proposed again.
         """
-        rows = self._all(
-            "select digest, id from experiment e where not exists ("
-            " select 1 from run where run.experiment = e.id and run.state = 'lost') order by number desc"
-        )
+        rows = self._all(f"select digest, id from experiment e where {NOT_LOST} order by number desc")
         return {r["digest"]: r["id"] for r in rows}
 
     def set_commit(self, experiment: str, commit: str, now: float) -> bool:
@@ -51,6 +50,13 @@ class ExperimentTable(Database):
         if row is None:
             raise NotFoundError(f"no experiment {id_}", "`autoresearch results` lists them")
         return to_experiment(row)
+
+
+def earlier_of(db: sqlite3.Connection, digest: str) -> str | None:
+    """Return the first experiment of a code measured or to be measured; see `tried_digests`."""
+    tried = f"select id from experiment e where digest = ? and {NOT_LOST} order by number limit 1"
+    row = db.execute(tried, (digest,)).fetchone()
+    return row["id"] if row else None
 
 
 def judge(db: sqlite3.Connection, experiment: str, verdict: Verdict, reason: str, now: float) -> bool:
