@@ -38,15 +38,17 @@ class Keeper:
         self._pauses = pauses
         self._child: subprocess.Popen[bytes] | None = None
         self._leaving = False
+        self._unsent: int | None = None  # the signal that came while the command was being started
 
     def run(self) -> tuple[int, int]:
         """Return the command's last exit code, and how often it was started again."""
         restarts = 0
         while True:
             env = os.environ | {RESTARTS: str(restarts)}
+            self._child = None
             self._child = subprocess.Popen(self._command, env=env, stdin=subprocess.DEVNULL)
-            if self._leaving:  # it was asked for while this one was being started
-                self._child.terminate()
+            if self._unsent is not None:
+                self._child.send_signal(self._unsent)
             code = self._child.wait()
             crashed = code < 0 or code == CRASHED
             if not crashed or restarts == MAX_RESTARTS or not self._pause(self._pauses[restarts]):
@@ -65,7 +67,9 @@ class Keeper:
     def leave(self, number: int, _frame: FrameType | None) -> None:
         """End the command, and do not start it again."""
         self._leaving = True
-        if self._child:
+        if self._child is None:
+            self._unsent = number
+        else:
             self._child.send_signal(number)
 
 

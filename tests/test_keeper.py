@@ -128,6 +128,14 @@ def test_a_signal_to_the_keeper_ends_its_command_for_good(keep, tmp_path: Path, 
     assert not Path("/proc", pid).exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_its_command_is_being_started_reaches_it(number: int) -> None:
+    """As the signal it was: to be interrupted lets a dispatcher finish what runs."""
+    keeper = Keeper(command(f"exec sleep {PATIENCE}"))
+    keeper.leave(number, None)
+    assert keeper.run() == (-number, 0)
+
+
 def test_a_signal_in_the_pause_after_a_crash_is_final_too(keep, tmp_path: Path) -> None:
     """It ends at once, and the command is not started once more to be ended."""
     journal = tmp_path / "journal"
