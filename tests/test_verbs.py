@@ -183,6 +183,39 @@ def test_wait_says_what_is_settled_and_what_is_not(big: Lab) -> None:
     assert found["pending"] >= MANY // 3
 
 
+def test_wait_tells_what_won_on_an_old_base_from_what_was_cancelled(lab: Lab) -> None:
+    """Nobody took it back: its author is to hand it in anew."""
+    (lab.folder / "autoresearch.yaml").write_text(CONFIG)
+    lab.commit("configured")
+    study = lab.study()
+    for number in (1, 2, 3):
+        measure(study.store, f"e0001.{number}", 2.0, NOW)
+    study.store.decide("e0001", Verdict.KEEP, "baseline", NOW)
+    wave = Wave(experiments=tuple(Idea(set={"X": x}) for x in (1.5, 1.6, 1.7)))
+    submit(study, wave, author="ann", request_id=None, budget=Budget(), now=NOW)
+    for waiting in study.store.waiting_proposals()[:2]:
+        study.store.enlist(waiting, 0, NOW)
+        measure(study.store, f"{waiting.experiment}.1", 1.5, NOW)
+    study.store.decide("e0003", Verdict.KEEP, "better", NOW)
+    study.store.withdraw("e0004", "ann", NOW)
+    study.close()
+    found = answer(lab, "wait", "--since", "0")
+    rows = {row["experiment"]: row for row in found["ended"]}
+    assert list(rows) == ["e0001", "e0002", "e0003", "e0004"]
+    assert [row["state"] for row in rows.values()] == ["keep", "rework", "keep", "cancelled"]
+    assert rows["e0002"]["why"].endswith("--reworks e0002")
+    assert (found["done"], found["pending"]) == (3, 0)
+
+
+def test_a_cursor_that_nobody_was_given_is_refused(big: Lab) -> None:
+    """It would hide all that ends until then, as the one in the instructions does when it is copied."""
+    last = answer(big, "results")["cursor"]
+    assert answer(big, "wait", "--since", str(last), "--min-done", "0")["cursor"] == last
+    result = call(big, "wait", "--since", str(last + 1), "--min-done", "0")
+    assert result.exit_code == 2
+    assert f"its last is {last}" in json.loads(result.stdout)["error"]["message"]
+
+
 def test_rows_that_do_not_fit_are_counted(big: Lab) -> None:
     found = answer(big, "results")
     assert found["more"] + len(found["results"]) == found["total"]

@@ -13,16 +13,18 @@ import typer
 from autoresearch.cli.common import author_of, existing_study
 from autoresearch.cli.output import fail, fit, print_json, say
 from autoresearch.console import text
-from autoresearch.errors import AutoresearchError, PoolError, WaitTimeoutError
+from autoresearch.errors import AutoresearchError, PoolError, UsageError, WaitTimeoutError
 from autoresearch.experiment import Experiment, Purpose
 from autoresearch.findings import Findings
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.pruning import pruned
+from autoresearch.store import Event
 from autoresearch.study import Study
 from autoresearch.untrusted import clean
 
 POLL_SECONDS = 0.5
 LOOKS = 20  # at a study that changes while it is looked at
+JUDGED_WITHIN = 5.0  # seconds, a dispatcher has said by then what it makes of a result
 ENDS = ("keep", "discard", "crash", "finished", "failed", "pruned", "lost", "cancelled")
 
 
@@ -32,7 +34,8 @@ class Ended:
 
     history: History
     last: Mapping[str, int]  # the last event since the cursor of each experiment that had one, in order
-    done: tuple[str, ...]  # those of them that are settled: judged or taken back, and nothing open
+    done: tuple[str, ...]  # those of them that are settled: judged, taken or handed back, and nothing open
+    handed_back: frozenset[str]  # won on an old base, and left to their authors to do anew
     pending: int  # experiments that something will still be heard of
 
 
@@ -53,9 +56,7 @@ def wait(
     being dispatched, come with what there is.
     """
     opened = existing_study(folder, study)
-    if since is None:
-        known = opened.store.last_cursor_of(author_of(author))
-        since = opened.store.cursor() if known is None else known
+    since = _since(opened, since, author)
     deadline = time.monotonic() + timeout
     while True:
         dispatched = opened.dispatched()  # first: one that ends meanwhile has left all there is to see
@@ -82,6 +83,18 @@ def wait(
             raise trouble
 
 
+def _since(opened: Study, given: int | None, author: str | None) -> int:
+    """Return the cursor to look from; UsageError for one that nobody was given yet."""
+    last = opened.store.cursor()
+    if given is not None and given > last:
+        raise UsageError(
+            f"--since {given} is no cursor of {opened.tag}: its last is {last}",
+            "use the last answer's `cursor`, or leave --since out: that is since your last submission",
+        )
+    known = opened.store.last_cursor_of(author_of(author)) if given is None else given
+    return last if known is None else known
+
+
 def _proposes(opened: Study) -> bool:
     """Whether somebody inside the study may still propose something."""
     sessions = opened.store.sessions()
@@ -102,7 +115,7 @@ def _look_once(opened: Study, since: int) -> Ended:
     store = opened.store
     history = store.history()
     controls = {run.id for run in history.all_runs() if run.purpose is Purpose.CALIBRATE}
-    last: dict[str, int] = {}
+    last: dict[str, Event] = {}
     after = since
     while events := store.events(after, kinds=ENDS):
         after = events[-1].seq
@@ -111,20 +124,28 @@ def _look_once(opened: Study, since: int) -> Ended:
                 continue  # the best is measured again and again; that is no news of it
             name = event.subject.split(".", maxsplit=1)[0]
             last.pop(name, None)
-            last[name] = event.seq
+            last[name] = event
     waiting = store.waiting_proposals()
     promised = {proposal.experiment for proposal in waiting if proposal.experiment}
     # nothing is heard of a winner on an old base until its author has done it anew
     handed_back = {experiment.id for experiment in history.handed_back()}
+    if opened.dispatched():
+        handed_back -= {name for name, event in last.items() if _is_fresh(event)}
     open_ = {name for name in history.experiments.keys() - handed_back if _is_open(history, name)} | promised
     return Ended(
         history=history,
-        last={name: seq for name, seq in last.items() if name in history.experiments},
+        last={name: event.seq for name, event in last.items() if name in history.experiments},
         done=tuple(
             name for name in last if name in history.experiments and name not in open_ and name != BASELINE
         ),
+        handed_back=frozenset(handed_back),
         pending=len(open_) + len(waiting) - len(promised),
     )
+
+
+def _is_fresh(event: Event) -> bool:
+    """Whether something has only just ended: a dispatcher may not have judged it yet."""
+    return time.time() - event.at < JUDGED_WITHIN
 
 
 def _is_open(history: History, name: str) -> bool:
@@ -165,7 +186,6 @@ def _row(found: Ended, findings: Findings, name: str) -> dict[str, Any]:
     """Return what is known of an experiment; `change` is against its parent, on one kind of worker."""
     experiment = found.history.experiments[name]
     effect = findings.effects.get(name)
-    ended_early = pruned(found.history.runs_of(name)) is not None
     row = {
         "experiment": name,
         "state": _state(found, experiment),
@@ -173,7 +193,7 @@ def _row(found: Ended, findings: Findings, name: str) -> dict[str, Any]:
         "change": effect and round(effect.delta, 6),
         "error": effect and effect.error and round(effect.error, 6),
         "runs": len(found.history.finished(name)),
-        "why": clean(experiment.reason, 90) if experiment.verdict == "crash" or ended_early else None,
+        "why": _why(found, experiment),
         "hypothesis": clean(experiment.hypothesis, 60),
     }
     return {key: value for key, value in row.items() if value is not None} | {"seq": found.last[name]}
@@ -182,7 +202,17 @@ def _row(found: Ended, findings: Findings, name: str) -> dict[str, Any]:
 def _state(found: Ended, experiment: Experiment) -> str:
     if experiment.verdict is not None:
         return str(experiment.verdict)
+    if experiment.id in found.handed_back:
+        return "rework"
     return "cancelled" if experiment.id in found.done else "open"
+
+
+def _why(found: Ended, experiment: Experiment) -> str | None:
+    """Return what a crash, an early end or a result that waits for its author is about."""
+    if experiment.id in found.handed_back:
+        return f"won on an older base: hand it in anew with --reworks {experiment.id}"
+    ended_early = pruned(found.history.runs_of(experiment.id)) is not None
+    return clean(experiment.reason, 90) if experiment.verdict == "crash" or ended_early else None
 
 
 def _round(findings: Findings, name: str) -> float | None:
