@@ -60,10 +60,9 @@ def rehearse(study: Study, wave: Wave, *, author: str, budget: Budget) -> Mappin
     for entry in _entries(study, wave, author):
         found = entry.found
         if isinstance(found, Refusal):
-            same = entry.levels is not None and found.reason == "unchanged"
             rows.append(
                 {"experiment": entry.proposal.parent, "state": "duplicate"}
-                if same
+                if found.reason == "unchanged"
                 else {"experiment": None, "state": "refused", "reason": str(found)}
             )
         elif (known := tried.get(found.digest)) == "" or (known and not study.store.is_idle(known)):

@@ -9,7 +9,7 @@ import pytest
 
 from autoresearch.budget import Budget
 from autoresearch.errors import BudgetError, NotFoundError, UsageError
-from autoresearch.experiment import Failure, FailureKind, Purpose, Refusal, RunState, Verdict
+from autoresearch.experiment import Edit, Failure, FailureKind, Purpose, Refusal, RunState, Verdict
 from autoresearch.study import Study, open_study
 from autoresearch.submission import rehearse, submit
 from autoresearch.telling import tell_all
@@ -69,6 +69,16 @@ def test_a_comment_makes_no_new_experiment(study: Study) -> None:
     assert ids(hand_in(study, again)) == ["e0002"]
 
 
+def test_code_that_has_become_the_best_since_has_its_id_too(study: Study) -> None:
+    """As when two hand in the same file and the first one's was kept meanwhile; so has the parent's own."""
+    whole = Wave(experiments=(Idea(hypothesis="h", files={"train.py": "X = 1.5\nNOISE = 0.01\n"}),))
+    assert ids(hand_in(study, whole)) == ["e0002"]
+    on_it = Wave(experiments=(*whole.experiments, *ideas(1.5).experiments), parent="e0002")
+    rows = [{"experiment": "e0002", "state": "duplicate"}] * 2
+    assert rehearse(study, on_it, author="bob", budget=FREE)["ideas"] == rows
+    assert hand_in(study, on_it, author="bob")["ideas"] == rows
+
+
 def test_a_request_is_answered_alike_and_never_for_other_content(study: Study) -> None:
     first = hand_in(study, ideas(1.5), request_id="r1")
     assert hand_in(study, ideas(1.5), request_id="r1", now=NOW + 9) == first
@@ -82,14 +92,14 @@ def test_what_cannot_work_is_refused_alone_with_its_reason(study: Study) -> None
         experiments=(
             Idea(hypothesis="typo", set={"Z": 1}),
             Idea(hypothesis="syntax", files={"train.py": "X = ("}),
-            Idea(hypothesis="same", set={"X": 1.0}),
+            Idea(hypothesis="twice", edits=(Edit(old=" = ", new="="),)),
             Idea(hypothesis="good", set={"X": 1.5}),
         )
     )
     answer = hand_in(study, wave)
     assert [row["state"] for row in answer["ideas"]] == ["refused", "refused", "refused", "queued"]
     reasons = [row["reason"].split(":")[0] for row in answer["ideas"][:3]]
-    assert reasons == ["constant", "syntax", "unchanged"]
+    assert reasons == ["constant", "syntax", "edit"]
     assert [refused.reason.split(":")[0] for refused in study.store.refusals(9)] == reasons
     assert study.store.barren() == 0, "they do not count against an agent of the study's own"
 
@@ -131,6 +141,20 @@ def test_a_grid_names_its_cells_and_one_is_the_parent(study: Study) -> None:
     grid = study.store.grid("g1")
     assert grid.cells[0] == ({"X": 1.0, "NOISE": 0.01}, "e0001")
     assert grid.factors == {"X": [1.0, 1.5], "NOISE": [0.01, 0.02]}
+
+
+def test_the_same_grid_again_is_the_same_grid_whoever_asks(study: Study) -> None:
+    wave = Wave(factors={"X": (1.5, 2.5)})
+    first = hand_in(study, wave)
+    again = hand_in(study, wave, author="bob")
+    assert (again["grid"], ids(again)) == (first["grid"], ids(first)) == ("g1", ["e0002", "e0003"])
+    assert hand_in(study, Wave(factors={"X": (2.5, 1.5)}))["grid"] == "g2", "it is told against another level"
+
+
+def test_a_grid_of_which_no_cell_was_taken_is_none(study: Study) -> None:
+    assert hand_in(study, Wave(factors={"Z": (1, 2)}))["grid"] is None
+    with pytest.raises(NotFoundError, match="no grid g1"):
+        study.store.grid("g1")
 
 
 def test_two_grids_share_the_cells_they_have_in_common(study: Study) -> None:

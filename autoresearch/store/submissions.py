@@ -21,6 +21,7 @@ from autoresearch.store.rows import edits_json, to_json
 from autoresearch.store.runs import insert_run
 
 Levels = Mapping[str, float]
+Cell = tuple[Levels, Mapping[str, Any]]  # of a grid: its levels, and what became of it
 MAX_DIGITS = 10  # of a grid's number
 
 
@@ -95,8 +96,9 @@ class SubmissionTable(ProposalTable, ExperimentTable):
                 raise BudgetError("the ceiling on experiments is reached", _RAISE)
             answer: dict[str, Any] = {"ideas": rows, "grid": None}
             if factors:
-                answer["grid"] = _insert_grid(db, factors, parent, hypothesis, author, now)
-                _insert_cells(db, answer["grid"], entries, rows)
+                cells = [(e.levels, row) for e, row in zip(entries, rows, strict=True) if e.levels]
+                said = (parent, hypothesis, author, now)
+                answer["grid"] = _same_grid(db, factors, cells) or _insert_grid(db, factors, cells, said)
             if notes:
                 data = {"notes": notes, "proposals": wave.numbers, "author": author}
                 append_event(db, now, "noted", "", data)
@@ -198,7 +200,7 @@ class _Wave:
         """Store one idea; return what became of it."""
         found, proposal = entry.found, entry.proposal
         if isinstance(found, Refusal):
-            if entry.levels is not None and found.reason == "unchanged":  # the cell that the parent is
+            if found.reason == "unchanged":  # what the parent is already
                 return {"experiment": proposal.parent, "state": "duplicate"}
             return self._refused(proposal, found)
         earlier = self._tried.get(found.digest)
@@ -290,24 +292,39 @@ def _promised(proposal: Proposal) -> str:
 def _insert_grid(
     db: sqlite3.Connection,
     factors: Mapping[str, Sequence[float]],
-    parent: str,
-    hypothesis: str,
-    author: str,
-    now: float,
-) -> str:
-    cursor = db.execute(
+    cells: Sequence[Cell],
+    said: tuple[str, str, str, float],
+) -> str | None:
+    """Store a grid with the parent, hypothesis, author and time `said`; return its name.
+
+    None where no cell was taken: there is nothing to tell of it.
+    """
+    if not any(row["experiment"] for _, row in cells):
+        return None
+    number = db.execute(
         "insert into grid (factors, parent, hypothesis, author, created_at) values (?, ?, ?, ?, ?)",
-        (to_json({name: list(levels) for name, levels in factors.items()}), parent, hypothesis, author, now),
-    )
-    return f"g{cursor.lastrowid}"
+        (_factors_json(factors), *said),
+    ).lastrowid
+    for levels, row in cells:
+        db.execute(
+            "insert into cell (grid, levels, experiment, reason) values (?, ?, ?, ?)",
+            (number, to_json(levels), row["experiment"], row.get("reason", "")),
+        )
+    return f"g{number}"
 
 
-def _insert_cells(
-    db: sqlite3.Connection, grid: str, entries: Sequence[Entry], rows: Sequence[dict[str, Any]]
-) -> None:
-    for entry, row in zip(entries, rows, strict=True):
-        if entry.levels is not None:
-            db.execute(
-                "insert into cell (grid, levels, experiment, reason) values (?, ?, ?, ?)",
-                (int(grid[1:]), to_json(entry.levels), row["experiment"], row.get("reason", "")),
-            )
+def _same_grid(
+    db: sqlite3.Connection, factors: Mapping[str, Sequence[float]], cells: Sequence[Cell]
+) -> str | None:
+    """Return the first grid of these factors whose cells are the same experiments; None without one."""
+    experiments = [row["experiment"] for _, row in cells]
+    known = db.execute("select number from grid where factors = ? order by number", (_factors_json(factors),))
+    for (number,) in known.fetchall():
+        found = db.execute("select experiment from cell where grid = ? order by rowid", (number,))
+        if [experiment for (experiment,) in found] == experiments:
+            return f"g{number}"
+    return None
+
+
+def _factors_json(factors: Mapping[str, Sequence[float]]) -> str:
+    return to_json({name: list(levels) for name, levels in factors.items()})
