@@ -96,6 +96,8 @@ def _entry(
 ) -> Entry:
     """Return an idea with its code, or with the reason why it has none."""
     parent = _parent(history, idea.parent or wave.parent)
+    if idea.reworks is not None and idea.reworks not in history.experiments:
+        raise NotFoundError(f"no experiment {clean(idea.reworks, 60)} to rework", "the brief lists them")
     study.publish(parent, history.experiments[parent].created_at)  # handed in, and its author died here
     base, profile = study.files(parent), study.target.profile
     edits = idea.edits_of(base, profile)

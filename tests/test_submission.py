@@ -79,6 +79,14 @@ def test_code_that_has_become_the_best_since_has_its_id_too(study: Study) -> Non
     assert hand_in(study, on_it, author="bob")["ideas"] == rows
 
 
+def test_what_an_idea_reworks_has_to_exist(study: Study) -> None:
+    wave = Wave(experiments=(Idea(set={"X": 1.5}, reworks="e0099"),))
+    for act in (lambda: hand_in(study, wave), lambda: rehearse(study, wave, author="ann", budget=FREE)):
+        with pytest.raises(NotFoundError, match="no experiment e0099 to rework"):
+            act()
+    assert study.store.proposal_count() == 0
+
+
 def test_a_request_is_answered_alike_and_never_for_other_content(study: Study) -> None:
     first = hand_in(study, ideas(1.5), request_id="r1")
     assert hand_in(study, ideas(1.5), request_id="r1", now=NOW + 9) == first
