@@ -161,6 +161,35 @@ def test_what_cannot_be_done_is_one_clear_line_with_a_stable_code(
     assert len(plain.stderr.strip().splitlines()) <= 3
 
 
+@pytest.mark.parametrize(
+    ("command", "said", "hint"),
+    [
+        (("sumbit",), "Did you mean 'submit'?", "autoresearch --help"),
+        (("submit", "--hypotesis", "h"), "--hypotesis", "submit --help"),
+        (("show",), "experiment", "show --help"),
+        (("confirm", "e0001", "--runs", "99"), "99", "confirm --help"),
+        (("wait", "--timeout", "long"), "long", "wait --help"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, tuple) else None,
+)
+def test_wrong_use_is_one_document_too(command: tuple[str, ...], said: str, hint: str) -> None:
+    """An agent reads one document off stdout, whatever it did wrong; people read what they are used to."""
+    result = CliRunner().invoke(app, list(command))
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["code"] == "usage"
+    assert said in error["message"]
+    assert hint in error["hint"]
+    plain = CliRunner().invoke(app, [*command, "--no-json"])
+    assert (plain.exit_code, plain.stdout) == (2, "")
+    assert "Usage: " in plain.stderr
+
+
+def test_wrong_use_of_what_has_no_json_is_told_in_text() -> None:
+    result = CliRunner().invoke(app, ["run", "--bogus"])
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
 def test_cursors_lead_through_all_that_has_ended_once(big: Lab) -> None:
     seen: list[str] = []
     cursor = 0

@@ -1,4 +1,4 @@
-"""The application and the options that many commands share. Loads nothing but typer."""
+"""The application and the options that many commands share. Loads next to nothing but typer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from autoresearch.cli.output import Commands
+
 app = typer.Typer(
     name="autoresearch",
+    cls=Commands,
     help="An agent edits train.py, a pool of workers measures, statistics decides what to keep.",
     rich_markup_mode=None,  # plain help: Rich takes as long to load as all the rest
     pretty_exceptions_enable=False,

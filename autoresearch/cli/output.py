@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
-from autoresearch.errors import AutoresearchError, StoppedError, StorageError
+from autoresearch.errors import AutoresearchError, StoppedError, StorageError, UsageError
 from autoresearch.untrusted import clean
 
 SCHEMA_VERSION = 1
@@ -110,6 +111,39 @@ def guard(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(fail(from_os(error), as_json=as_json)) from None
 
     return guarded
+
+
+class Commands(TyperGroup):
+    """The commands, whose wrong use is told as all errors are: in JSON where they answer in JSON."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the words of the command line: what is wrong with them may be told in JSON."""
+        ctx.meta[_WORDS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        words = ctx.meta[_WORDS]
+        try:
+            return super().invoke(ctx)
+        except _WRONG_USE as wrong:
+            if not self._answers_in_json(words):
+                raise
+            hint = f"see `{getattr(wrong.ctx, 'command_path', None) or 'autoresearch'} --help`"
+            error = UsageError(clean(wrong.format_message(), 300), hint)
+            raise typer.Exit(fail(error, as_json=True)) from None
+
+    def _answers_in_json(self, words: Sequence[str]) -> bool:
+        """Whether these words ask for JSON: of a command that has it, off a terminal by default."""
+        named = self.commands.get(next((word for word in words if not word.startswith("-")), ""))
+        if named is not None and all(param.name != "as_json" for param in named.params):
+            return False
+        said = [word for word in words if word in {"--json", "--no-json"}]
+        return said[-1] == "--json" if said else not sys.stdout.isatty()
+
+
+_WORDS = "autoresearch.words"
+_WRONG_USE: Any = typer.BadParameter.__mro__[1]  # what typer, whatever its version, raises for wrong usage
 
 
 def from_os(error: OSError) -> StorageError:
