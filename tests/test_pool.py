@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,18 @@ def test_a_dry_run_says_what_would_start_and_cost_and_starts_nothing(ready: Lab,
     assert "budget.gpu_dollars: $300, reached after 9.1 h" in told.stdout
     task = yaml.safe_load(told.stdout.split("\n\n", 1)[1])
     assert task["resources"] == {"infra": "kubernetes", "accelerators": "H100:1"}
+    assert not (ready.folder / ".autoresearch").exists()
+
+
+def test_an_agent_is_told_the_same_in_one_small_document(ready: Lab, cli: Cli) -> None:
+    said = cli("up", "--dry-run", "--study", "nov22", cwd=ready.folder)
+    assert (said.returncode, said.stdout.count("\n")) == (0, 1), said.stderr
+    document = json.loads(said.stdout)
+    assert (document["study"], document["dry_run"]) == ("nov22", True)
+    assert "would launch 13 x H100:1   ar-nov22-h100-01 ... ar-nov22-h100-13" in document["would"]
+    assert len(said.stdout) <= 2001
+    text = cli("up", "--dry-run", "--study", "nov22", "--no-json", cwd=ready.folder).stdout
+    assert text == cli("run", "--dry-run", "--study", "nov22", cwd=ready.folder).stdout
     assert not (ready.folder / ".autoresearch").exists()
 
 

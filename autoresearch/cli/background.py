@@ -24,9 +24,17 @@ from autoresearch.actions import Request
 from autoresearch.budget import Budget
 from autoresearch.cli.common import configuration, existing_study
 from autoresearch.cli.machines import take_down
-from autoresearch.cli.output import fail, from_os, print_json, say
+from autoresearch.cli.output import fail, fit, from_os, print_json, say
 from autoresearch.cli.pool import check_affordable, confirm, workers_of
-from autoresearch.cli.run import Wishes, found_study, overridden, run, scaffold_if_empty, with_ceilings
+from autoresearch.cli.run import (
+    Wishes,
+    found_study,
+    overridden,
+    rehearse,
+    run,
+    scaffold_if_empty,
+    with_ceilings,
+)
 from autoresearch.config import Config
 from autoresearch.errors import (
     AutoresearchError,
@@ -54,10 +62,10 @@ def up(folder: Path, tag: str | None, wishes: Wishes, *, timeout: float, as_json
     """Start a dispatcher in the background, and wait until it dispatches; nothing where one does."""
     folder = folder.absolute()
     scaffold_if_empty(folder)
-    if wishes.dry_run:
-        run(folder, tag, wishes)
-        return
     config = overridden(configuration(folder), wishes)
+    if wishes.dry_run:
+        _rehearse(folder, config, tag, as_json=as_json)
+        return
     opened = found_study(folder, config, tag)
     if opened.dispatched():
         _go_on(opened, wishes)
@@ -77,6 +85,16 @@ def up(folder: Path, tag: str | None, wishes: Wishes, *, timeout: float, as_json
     typer.echo(f"{opened.tag} {state}: {document['workers']}, agent {document['agent']}")
     typer.echo(f"log: {document['log']}")
     typer.echo(f"next: {document['next']}")
+
+
+def _rehearse(folder: Path, config: Config, tag: str | None, *, as_json: bool) -> None:
+    name, lines = rehearse(folder, config, tag)
+    if as_json:
+        would = [line.strip() for line in lines if line]
+        print_json(fit({"study": name, "dry_run": True, "would": would}, "would"))
+        return
+    for line in lines:
+        typer.echo(line)
 
 
 def _go_on(opened: Study, wishes: Wishes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -191,36 +191,34 @@ def confirm(config: Config, *, yes: bool) -> None:
 # ---------------------------------------------------------------------------
 
 
-def dry_run(folder: Path, config: Config, tag: str, state: Path) -> None:
-    """Print what `run` would start and could cost, and the first task. Starts nothing."""
+def rehearsal(folder: Path, config: Config, tag: str, state: Path) -> Iterator[str]:
+    """Yield what would be started and could cost, a line each, and the first task. Starts nothing."""
     workers = workers_of(config.pool)
     target = config.target.resolve([worker.kind for worker in workers])
     workspace = Workspace(folder, tag)
     baseline = workspace.read_text(workspace.head(), target.editable)
     said = read_instructions(folder, config)
-    costs = forecast(config, baseline, said, len(workers), target.seconds)
+    costs = [f"  {line}" for line in forecast(config, baseline, said, len(workers), target.seconds)]
     if config.pool.executor == "local":
         kinds = " + ".join(dict.fromkeys(f"{worker.kind}" for worker in workers))
-        typer.echo(f"study {tag}: {len(workers)} workers of this machine ({kinds}); {ceiling(config)}")
-        for line in costs:
-            typer.echo(f"  {line}")
+        yield f"study {tag}: {len(workers)} workers of this machine ({kinds}); {ceiling(config)}"
+        yield from costs
         return
     check_prices(config)
-    typer.echo(f"study {tag}: {describe(config)}; {ceiling(config)}")
+    yield f"study {tag}: {describe(config)}; {ceiling(config)}"
     ledger = Machines(state / "workers", tag)
     for kind, names in _machines(config.pool, ledger).items():
         shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
-        typer.echo(f"  would launch {len(names)} x {kind}:{config.pool.gpus_per_cluster}   {shown}")
-    run_minutes = target.timeout / 60
-    typer.echo(f"  a run: {target.seconds:g} s of training, at most {run_minutes:g} min")
-    typer.echo(f"  idle machines go down by themselves after {config.pool.idle_minutes} min")
-    for line in [*_worst_cases(config), *costs]:
-        typer.echo(f"  {line}")
+        yield f"  would launch {len(names)} x {kind}:{config.pool.gpus_per_cluster}   {shown}"
+    yield f"  a run: {target.seconds:g} s of training, at most {target.timeout / 60:g} min"
+    yield f"  idle machines go down by themselves after {config.pool.idle_minutes} min"
+    yield from (f"  {line}" for line in _worst_cases(config))
+    yield from costs
     recipe = _recipe(folder, config.pool, target, baseline, target.facts, state / "protected")
     kind, names = next(iter(_machines(config.pool, ledger).items()))
     task = render.worker_task(recipe, name=names[0], kind=kind, gpus=config.pool.gpus_per_cluster)
-    typer.echo("")
-    typer.echo(render.to_yaml(task, f"The first of them. By hand: sky launch -c {names[0]} FILE"), nl=False)
+    yield ""
+    yield render.to_yaml(task, f"The first of them. By hand: sky launch -c {names[0]} FILE").rstrip("\n")
 
 
 def _machines(pool: Pool, ledger: Machines) -> dict[str, Sequence[str]]:

@@ -16,6 +16,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from autoresearch.cli.agents import check_agent, make_agent
 from autoresearch.cli.common import configuration
 from autoresearch.cli.dispatch import conclude, dispatch
@@ -24,8 +26,8 @@ from autoresearch.cli.pool import (
     check_affordable,
     check_prices,
     confirm,
-    dry_run,
     make_executor,
+    rehearsal,
     workers_of,
 )
 from autoresearch.clock import WallClock
@@ -65,9 +67,8 @@ def run(folder: Path, tag: str | None, wishes: Wishes) -> None:
     scaffold_if_empty(folder)
     config = overridden(configuration(folder), wishes)
     if wishes.dry_run:
-        state = state_folder(folder, config.state_dir)
-        name = _tag(config, tag, existing_tags(state))
-        dry_run(folder, config, name, state / name)
+        for line in rehearse(folder, config, tag)[1]:
+            typer.echo(line)
         return
     opened = found_study(folder, config, tag)
     config = with_ceilings(opened, config, wishes)
@@ -88,6 +89,13 @@ def run(folder: Path, tag: str | None, wishes: Wishes) -> None:
         conclude(opened, finish, idle=idle)
     finally:
         opened.close()
+
+
+def rehearse(folder: Path, config: Config, tag: str | None) -> tuple[str, list[str]]:
+    """Return the tag of the study that would be dispatched, and what would be started, as lines."""
+    state = state_folder(folder, config.state_dir)
+    name = _tag(config, tag, existing_tags(state))
+    return name, list(rehearsal(folder, config, name, state / name))
 
 
 def found_study(folder: Path, config: Config, tag: str | None) -> Study:
