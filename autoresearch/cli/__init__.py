@@ -53,7 +53,7 @@ def _version(*, version: Version = False) -> None:
         raise typer.Exit
 
 
-@app.command()
+@app.command(epilog=examples("autoresearch init", "autoresearch init --from ."))
 @guard
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to scaffold the study.")] = HERE,
@@ -73,7 +73,7 @@ def init(
     init(folder)
 
 
-@app.command()
+@app.command(epilog=examples("autoresearch doctor", "autoresearch doctor --folder mine"))
 @guard
 def doctor(*, as_json: Json = None, folder: Folder = HERE) -> None:
     """Check this machine and this folder, and say how to fix what is missing."""
@@ -115,7 +115,7 @@ def run(
     run(folder, study, wishes)
 
 
-@app.command()
+@app.command(epilog=examples("autoresearch plot", "autoresearch plot night.png --study nov22"))
 @guard
 def plot(
     path: Annotated[Path, typer.Argument(help="Where to write the picture.")] = Path("progress.png"),
@@ -129,7 +129,7 @@ def plot(
     plot(folder, study, path)
 
 
-@app.command()
+@app.command(epilog=examples("autoresearch notebook", "autoresearch notebook --study nov22"))
 @guard
 def notebook(*, study: Tag = None, as_json: Json = None, folder: Folder = HERE) -> None:
     """Print the lab notebook: the agent's notes in order, with what they led to."""
@@ -138,7 +138,7 @@ def notebook(*, study: Tag = None, as_json: Json = None, folder: Folder = HERE) 
     notebook(folder, study, as_json=bool(as_json))
 
 
-@app.command()
+@app.command(epilog=examples("autoresearch export results.tsv", "autoresearch export --format json all.json"))
 @guard
 def export(
     path: Annotated[Path | None, typer.Argument(help="The file to write. Default: stdout.")] = None,
@@ -216,7 +216,7 @@ def verify(
     run_verification(folder, study, experiments or [], rerun=rerun, as_json=bool(as_json))
 
 
-@app.command()
+@app.command(epilog=examples("autoresearch reap", "autoresearch reap --folder mine"))
 @guard
 def reap(*, as_json: Json = None, folder: Folder = HERE) -> None:
     """Take down the machines of all studies whose dispatcher died."""
