@@ -101,6 +101,9 @@ COMMANDS = [
     ("budget",),
     ("wait", "--since", "0", "--min-done", "0"),
     ("stop",),
+    ("noise",),
+    ("verify",),
+    ("notebook",),
     ("note", "hello"),
     ("confirm", "e0002"),
     ("submit", "--set", "X=1.4", "--dry-run"),
@@ -320,6 +323,18 @@ def test_a_shortened_text_takes_no_more_room_in_json(text: str, room: int) -> No
     short = shorten(text, room)
     assert len(json.dumps(short)) <= max(room, 5)
     assert short == text or (short.endswith("...") and text.startswith(short[:-3]))
+
+
+def test_the_notebook_ends_with_the_last_note(big: Lab) -> None:
+    for text in ("first", "second", "n" * 3000):
+        answer(big, "note", text)
+    found = answer(big, "notebook")
+    assert found["entries"][-1]["notes"].startswith("nnn")
+    assert found["entries"][-2]["notes"] == "second"
+    assert found["more"] > 0
+    whole = json.loads(call(big, "notebook", "--limit", "2").stdout)["entries"]
+    assert [entry["notes"][:6] for entry in whole] == ["second", "nnnnnn"]
+    assert call(big, "notebook", "--limit", "1", "--no-json").stdout.count("nnn") > 1
 
 
 def test_a_note_of_stray_bytes_harms_no_later_one(big: Lab) -> None:

@@ -129,13 +129,22 @@ def plot(
     plot(folder, study, path)
 
 
-@app.command(epilog=examples("autoresearch notebook", "autoresearch notebook --study nov22"))
+@app.command(epilog=examples("autoresearch notebook", "autoresearch notebook --limit 5"))
 @guard
-def notebook(*, study: Tag = None, as_json: Json = None, folder: Folder = HERE) -> None:
+def notebook(
+    *,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", min=1, help="The last so many.", show_default="all; 2,000 bytes"),
+    ] = None,
+    study: Tag = None,
+    as_json: Json = None,
+    folder: Folder = HERE,
+) -> None:
     """Print the lab notebook: the agent's notes in order, with what they led to."""
     from autoresearch.cli.notebook import notebook
 
-    notebook(folder, study, as_json=bool(as_json))
+    notebook(folder, study, limit=limit, as_json=bool(as_json))
 
 
 @app.command(epilog=examples("autoresearch export results.tsv", "autoresearch export --format json all.json"))

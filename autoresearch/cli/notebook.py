@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from autoresearch.cli.common import existing_study
-from autoresearch.cli.output import print_json
+from autoresearch.cli.output import fit, print_json, shorten
 from autoresearch.console import text
 from autoresearch.report import Row
 from autoresearch.report import results as result_rows
@@ -17,6 +18,7 @@ from autoresearch.study import Study
 from autoresearch.untrusted import clean
 
 NOTE_CHARS = 2000
+ENTRY_BYTES, NOTE_BYTES = 1600, 800  # in JSON, where nobody asked for more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +40,15 @@ class Entry:
     ideas: tuple[Idea, ...]
 
 
-def notebook(folder: Path, study: str | None, *, as_json: bool) -> None:
-    """Print the lab notebook."""
+def notebook(folder: Path, study: str | None, *, limit: int | None, as_json: bool) -> None:
+    """Print the lab notebook, or its last entries; in JSON those that fit, unless so many are asked for."""
     opened = existing_study(folder, study)
     entries = list(_entries(opened))
     if as_json:
-        print_json({"study": opened.tag, "entries": [_document(entry) for entry in entries]})
+        document = {"study": opened.tag, "entries": [_document(e, whole=limit is not None) for e in entries]}
+        print_json(_last(document, limit))
         return
+    entries = entries[-limit:] if limit else entries
     if not entries:
         typer.echo(f"{opened.tag}: no notes yet; the agent claude writes them")
     for entry in entries:
@@ -82,15 +86,25 @@ def _verdict(idea: Idea) -> str:
     return str(idea.row.verdict or "open") if idea.row else "open"
 
 
-def _document(entry: Entry) -> dict[str, object]:
+def _last(document: Mapping[str, Any], limit: int | None) -> Mapping[str, Any]:
+    """Return the document with its last entries, in order; how many it leaves out stands under `more`."""
+    fitted = fit({**document, "entries": document["entries"][::-1]}, "entries", limit=limit)
+    return {**fitted, "entries": fitted["entries"][::-1]}
+
+
+def _document(entry: Entry, *, whole: bool) -> Mapping[str, Any]:
+    """Return an entry; unless it is wanted whole, as much of it as leaves room for others."""
     ideas = [
         {
-            "hypothesis": idea.hypothesis,
+            "hypothesis": idea.hypothesis if whole else clean(idea.hypothesis, 60),
             "state": idea.state,
             "experiment": idea.experiment,
             "verdict": _verdict(idea) if idea.state == "admitted" else None,
-            "delta": idea.row.delta if idea.row else None,
+            "delta": None if idea.row is None or idea.row.delta is None else round(idea.row.delta, 6),
         }
         for idea in entry.ideas
     ]
-    return {"at": text.iso(entry.at), "notes": entry.notes, "ideas": ideas}
+    if whole:
+        return {"at": text.iso(entry.at), "notes": entry.notes, "ideas": ideas}
+    document = {"at": text.iso(entry.at), "notes": shorten(entry.notes, NOTE_BYTES), "ideas": ideas}
+    return fit(document, "ideas", room=ENTRY_BYTES)
