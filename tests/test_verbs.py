@@ -337,6 +337,16 @@ def test_the_notebook_ends_with_the_last_note(big: Lab) -> None:
     assert call(big, "notebook", "--limit", "1", "--no-json").stdout.count("nnn") > 1
 
 
+@pytest.mark.parametrize(
+    "text", ["- depth 3 wins, next: schedules", "-0.01 at every width", "--set X=2 pays"]
+)
+def test_a_note_may_begin_with_a_dash(big: Lab, text: str) -> None:
+    assert answer(big, "note", text, "--author", "ann")["written"]
+    assert answer(big, "notebook")["entries"][-1]["notes"] == text
+    assert not answer(big, "note", "--author", "ann", text, "--json")["written"], "again, among options"
+    assert call(big, "note", text, "--autor", "ann").exit_code == 2
+
+
 def test_a_note_of_stray_bytes_harms_no_later_one(big: Lab) -> None:
     assert answer(big, "note", "stray \udcff byte", "--author", "eve")["written"]
     assert answer(big, "note", "another", "--author", "eve")["written"]

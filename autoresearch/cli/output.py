@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from autoresearch.errors import AutoresearchError, StoppedError, StorageError, UsageError
 from autoresearch.untrusted import clean
@@ -140,6 +140,17 @@ class Commands(TyperGroup):
             return False
         said = [word for word in words if word in {"--json", "--no-json"}]
         return said[-1] == "--json" if said else not sys.stdout.isatty()
+
+
+class TakesText(TyperCommand):
+    """A command whose argument is prose, which may begin with a dash, as a line of a list does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Tell prose from options, whose names hold no blank."""
+        prose = [word for word in args if word.startswith("-") and " " in word.partition("=")[0]]
+        if prose and "--" not in args:
+            args = [*(word for word in args if word not in prose), "--", *prose]
+        return super().parse_args(ctx, args)
 
 
 _WORDS = "autoresearch.words"

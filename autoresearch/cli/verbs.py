@@ -28,7 +28,7 @@ from autoresearch.cli.app import (
     app,
     examples,
 )
-from autoresearch.cli.output import guard
+from autoresearch.cli.output import TakesText, guard
 
 
 @app.command(epilog=examples("autoresearch up", "autoresearch up --experiments 100 --hours 8"))
@@ -340,7 +340,8 @@ def cancel(
 
 
 @app.command(
-    epilog=examples("autoresearch note 'depth 3 wins at every width'", "autoresearch note 'next: schedules'")
+    epilog=examples("autoresearch note 'depth 3 wins at every width'", "autoresearch note 'next: schedules'"),
+    cls=TakesText,
 )
 @guard
 def note(
