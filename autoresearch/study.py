@@ -292,12 +292,15 @@ def open_study(folder: Path, states: Path, tag: str | None = None) -> Study:
     if tag is None and tags:
         tag = tags[-1]
     if tag is None:
-        raise NotFoundError(f"no study in {folder}", "start one with `autoresearch run`")
+        raise NotFoundError(f"no study in {folder}", _BEGIN)
     if tag not in tags:
-        known = f"there are {', '.join(tags)}" if tags else "start one with `autoresearch run`"
+        known = f"there are {', '.join(tags)}" if tags else _BEGIN
         raise NotFoundError(f"no study {tag} in {folder}", known)
     state = states / tag
     return Study(folder, tag, state, Store(state / "study.db"))
+
+
+_BEGIN = "begin one in the background with `autoresearch up`, or here with `autoresearch run`"
 
 
 def _target(data: Mapping[str, object]) -> Target:

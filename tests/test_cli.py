@@ -199,7 +199,7 @@ def test_without_a_study_the_way_out_is_said(lab: Lab, command: str) -> None:
     (lab.folder / "autoresearch.yaml").write_text(CONFIG)
     result = call(lab, command)
     assert result.exit_code == 3
-    assert "autoresearch run" in result.stderr
+    assert "with `autoresearch up`, or here with `autoresearch run`" in result.stderr
 
 
 def test_without_a_configuration_the_way_out_is_said(lab: Lab) -> None:
