@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from typing import Any
@@ -285,26 +286,48 @@ def test_the_author_is_who_the_environment_shows(big: Lab, monkeypatch: pytest.M
     assert answer(big, "show", mine)["author"] == "bob"
 
 
-def test_on_a_terminal_commands_speak_to_people(big: Lab) -> None:
-    """In a pseudo-terminal, as a person has."""
+def on_a_terminal(lab: Lab, *arguments: str, columns: int = 80) -> str:
+    """Return what a command says in a pseudo-terminal, as a person has."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "autoresearch", "budget"],
-        cwd=big.folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "autoresearch", *arguments],
+        cwd=lab.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), "TERM": "xterm"},
         stdout=follower,
         stderr=follower,
     )
     os.close(follower)
     said = b""
-    while process.poll() is None or not said.endswith(b"\n"):
+    while True:
         try:
             said += os.read(leader, 1 << 16)
         except OSError:  # how Linux says that the other end is closed
             break
     os.close(leader)
     assert process.wait() == 0
-    assert said.decode().startswith("experiments ")
+    return re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).replace("\r\n", "\n")
+
+
+def test_on_a_terminal_commands_speak_to_people(big: Lab) -> None:
+    assert on_a_terminal(big, "budget").startswith("experiments ")
+
+
+def test_what_waits_and_what_was_cancelled_is_told_apart_in_80_columns(lab: Lab) -> None:
+    (lab.folder / "autoresearch.yaml").write_text(CONFIG)
+    lab.commit("configured")
+    study = lab.study()
+    measure(study.store, "e0001.1", 2.0, NOW)
+    wave = Wave(experiments=tuple(Idea(hypothesis=f"idea {x}", set={"X": x}) for x in (1.5, 1.6)))
+    submit(study, wave, author="ann", request_id=None, budget=Budget(), now=NOW)
+    study.store.withdraw("e0002", "ann", NOW)
+    study.close()
+    told = on_a_terminal(lab, "results").splitlines()
+    assert [line.split()[0] for line in told[-3:]] == ["e0001", "e0002", "e0003"]
+    assert "cancelled  idea 1.5 (cancelled by ann)" in told[-2]
+    assert told[-1].rstrip().endswith("open       idea 1.6")
+    shown = on_a_terminal(lab, "show", "e0001")
+    assert "e0001.1  baseline  cpu-01" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 rows = st.lists(st.text(max_size=80), max_size=60)

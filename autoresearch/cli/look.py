@@ -14,7 +14,7 @@ from autoresearch.cli.common import existing_study, experiment_of, learned, plus
 from autoresearch.cli.output import fit, print_json, print_tsv, say, shorten
 from autoresearch.console import text
 from autoresearch.errors import NotFoundError, UsageError
-from autoresearch.experiment import Run
+from autoresearch.experiment import Run, RunState
 from autoresearch.files import read_tail, write_whole
 from autoresearch.history import History
 from autoresearch.logparse import parse_progress
@@ -94,7 +94,7 @@ def print_results(
 
     from autoresearch.console.live import results_table
 
-    metric = opened.target.metric.name
+    metric, history = opened.target.metric.name, opened.store.history()
     shown = ["experiment", metric, "delta", "runs", "on", "verdict", "hypothesis"]
     cells = [
         {
@@ -103,8 +103,10 @@ def print_results(
             "delta": text.signed(row.delta),
             "runs": str(row.runs),
             "on": row.kind or "",
-            "verdict": str(row.verdict or "open"),
-            "hypothesis": clean(row.hypothesis + ("" if row.value is not None else f" ({row.reason})")),
+            "verdict": str(row.verdict or ("cancelled" if history.taken_back(row.experiment) else "open")),
+            "hypothesis": clean(
+                row.hypothesis + (f" ({row.reason})" if row.value is None and row.reason else "")
+            ),
         }
         for row in rows
     ]
@@ -226,7 +228,10 @@ def show_task(folder: Path, study: str | None, experiment: str) -> None:
 
 
 def _run_line(run: Run) -> str:
-    parts = [f"  {run.id:<8} {run.purpose:<9} {run.state:<9} {run.worker or '':<8} seed {run.seed}"]
+    """Return a run in a line of 80 columns, and why it was made in another; finished is the usual end."""
+    parts = [f"  {run.id:<8} {run.purpose:<9} {run.worker or '':<8}".rstrip()]
+    if run.state is not RunState.FINISHED:
+        parts.append(str(run.state))
     if run.measurement:
         m = run.measurement
         parts.append(f"{m.value:.6f}")
@@ -242,7 +247,7 @@ def _run_line(run: Run) -> str:
         parts.append(f"attempt {run.attempt}")
     if run.seconds is not None:
         parts.append(f"{run.seconds:.0f} s" + (f", ${_dollars(run):.2f}" if run.price_per_hour else ""))
-    return "  ".join(parts) + f"\n           why: {clean(run.why, 400)}"
+    return "  ".join(parts) + f"\n           seed {run.seed}, why: {clean(run.why, 400)}"
 
 
 def _dollars(run: Run) -> float:
