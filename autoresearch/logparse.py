@@ -20,6 +20,7 @@ from autoresearch.untrusted import clean
 MARKER = "autoresearch: "
 HEAD_BYTES = 64 << 10  # what a caller should pass of a long log
 TAIL_BYTES = 256 << 10
+MOST_STEPS = 1 << 53  # a larger number is no count, and no database takes it
 
 _PROGRESS = re.compile(r"step (\d+) \((\d+(?:\.\d+)?)%\) \| loss: (\S+)")
 _RATE = re.compile(r"tok/sec: ([\d,]+)")
@@ -177,7 +178,7 @@ def _measurement(value: float, figures: Mapping[str, Any]) -> Measurement:
         value=value,
         training_seconds=seconds,
         total_seconds=_finite(figures.get("total_seconds")),
-        steps=None if steps is None else int(steps),
+        steps=int(steps) if steps is not None and abs(steps) <= MOST_STEPS else None,
         tokens_per_second=rate,
         memory_gb=None if memory is None else memory / 1e3,
         device=clean(device, 80) if isinstance(device, str) else None,

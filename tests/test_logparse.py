@@ -47,6 +47,13 @@ def test_the_machine_line_wins_over_a_summary_that_training_printed() -> None:
     assert (found.measurement.value, found.measurement.memory_gb) == (1.5, 2.0)
 
 
+@pytest.mark.parametrize("steps", ["1e300", -(10**30), 10**400])
+def test_a_number_of_steps_that_no_database_takes_is_none(steps: object) -> None:
+    found = report(machine(val_bpb=1.5, num_steps=steps)).measurement
+    assert found is not None
+    assert found.steps is None
+
+
 def test_of_two_machine_lines_the_last_counts() -> None:
     assert report(machine(val_bpb=0.1) + machine(val_bpb=1.5)).measurement.value == 1.5  # type: ignore[union-attr]
 

@@ -18,6 +18,7 @@ from spec import Spec
 from supervise import MARKER, Outcome, write
 
 MOST_FACTS = 1 << 16  # bytes
+LARGEST_FIGURE = 1 << 53  # beyond that an integer is no longer exact as a float, and no figure of a run
 STRETCHED_SHARE, STRETCHED_SECONDS = 0.02, 1.0  # of the budget; beyond both a run is flagged
 # Dense bf16 peak FLOP/s by a part of the device's name, from the vendors' data sheets.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
@@ -43,7 +44,7 @@ def device_name(device: str) -> str:
 
 
 def read_facts(path: str) -> dict[str, float]:
-    """Return the figures train.py left, those that are finite numbers. They are never the score."""
+    """Return the figures train.py left, those that are numbers of a likely size. They are never the score."""
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             loaded = json.loads(file.read(MOST_FACTS))
@@ -54,7 +55,7 @@ def read_facts(path: str) -> dict[str, float]:
     return {
         str(name): float(value)
         for name, value in loaded.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_FIGURE
     }
 
 
