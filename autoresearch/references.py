@@ -5,6 +5,9 @@ The harness reports a run's curve in its machine line, wherever it ran, and the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from statistics import median
+
 from autoresearch.experiment import Purpose, Run
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.pruning import Curve, Thresholds, comparable, curve_of, thresholds
@@ -37,11 +40,17 @@ class References:
             return None
         code = self._study.files(run.experiment)
         alike = [name for name in names if curves[name] and comparable(code, self._study.files(name))]
-        steps = [r.measurement.steps for n in alike for r in runs[n] if r.measurement and r.measurement.steps]
-        return thresholds({name: curves[name] for name in alike}, steps)
+        steps = [_steps(runs[name]) for name in alike]
+        # What a code says of its steps cannot end others' runs: of both codes the one with fewer counts.
+        fewest = min((known for known in steps if known), key=median, default=[])
+        return thresholds({name: curves[name] for name in alike}, fewest)
 
     def _curve(self, run: str) -> Curve:
         """Return a finished run's curve; it never changes."""
         if run not in self._curves:
             self._curves[run] = curve_of(self._study.store.facts(run))
         return self._curves[run]
+
+
+def _steps(runs: Iterable[Run]) -> list[int]:
+    return [run.measurement.steps for run in runs if run.measurement and run.measurement.steps]

@@ -483,6 +483,24 @@ def test_only_screens_are_sent_with_limits_and_only_to_known_kinds(lab: Lab) -> 
         assert references.thresholds(dataclasses.replace(screen, purpose=purpose), "cpu", past) is None
 
 
+def test_a_best_that_boasts_of_its_steps_ends_no_other_run(lab: Lab) -> None:
+    study, _ = lab.run([change("SPEED = 0.5", "SPEED = 0.45")], lab.config(target=judged()))
+    past, references = study.store.history(), References(study)
+    (screen,) = past.runs_of("e0002")
+    assert screen.measurement is not None
+    boast = dataclasses.replace(screen, measurement=dataclasses.replace(screen.measurement, steps=10**12))
+    kept = dataclasses.replace(past.experiments["e0002"], verdict=Verdict.KEEP, judged_at=1e12)
+    boasting = dataclasses.replace(
+        past,
+        experiments={**past.experiments, "e0002": kept},
+        runs={**past.runs, "e0002": (boast,) * 9},
+        kept=None,
+    )
+    limits = references.thresholds(screen, "cpu", boasting)
+    assert limits is not None
+    assert (limits.of, limits.steps) == ("e0002 and e0001", 200)
+
+
 # -- what it costs ----------------------------------------------------------------------------------
 
 
