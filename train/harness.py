@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +32,7 @@ import prepare
 import sandbox
 import seal
 from evaluate import EvaluationError, Held, Served, evaluate, evaluator_digest, hold
-from processes import adopt_orphans, end_descendants, start, stop
+from processes import adopt_orphans, end_descendants, remove, start, stop
 from report import Report, read_facts
 from seal import Place
 from spec import Spec
@@ -229,7 +228,7 @@ def main() -> int:
         return EXIT_UNFIT
     finally:
         end_descendants()
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
     if spec.preflight:
         print("preflight passed" if report.problem is None else f"preflight: {report.detail}", flush=True)
         return EXIT_FAILED if report.problem else 0

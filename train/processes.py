@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -20,6 +21,7 @@ from sandbox import Box
 from spec import HERE
 
 MOST_FILES = 20_000  # that training may leave in its folder
+MOST_DEPTH = 100  # of folders in one another
 
 
 def adopt_orphans() -> None:
@@ -106,23 +108,61 @@ def tree_usage(spared: Collection[int] = ()) -> Usage:
 
 
 def written(folder: Path, bytes_allowed: int) -> str | None:
-    """Return what is too much of what lies in a folder; None where nothing is."""
+    """Return what is too much of what lies in a folder; None where nothing is.
+
+    What cannot be looked into is too much: folders without rights, or below one another without end.
+    """
     size = files = 0
-    folders = [folder]
+    folders = [(folder, 0)]
     while folders:
+        here, depth = folders.pop()
         try:
-            with os.scandir(folders.pop()) as entries:
+            with os.scandir(here) as entries:
                 for entry in entries:
                     files += 1
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(Path(entry.path))
+                        folders.append((here / entry.name, depth + 1))
                     else:
-                        size += entry.stat(follow_symlinks=False).st_blocks * 512
+                        size += _blocks(entry) * 512
                     if files > MOST_FILES:
                         return f"wrote more than {MOST_FILES} files"
-        except OSError:  # gone since
+        except (FileNotFoundError, NotADirectoryError):  # gone since
             continue
+        except OSError as error:
+            return f"made a folder that cannot be looked into ({error.strerror})"
+        if depth > MOST_DEPTH:
+            return f"made more than {MOST_DEPTH} folders in one another"
     return f"wrote more than {bytes_allowed / 1e9:.1f} GB" if size > bytes_allowed else None
+
+
+def _blocks(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks
+    except FileNotFoundError:  # gone since
+        return 0
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that edited code made in it, however deep and whatever its rights."""
+    inner, number = [folder], 0
+    while inner:
+        here, found = inner.pop(), []
+        with contextlib.suppress(OSError), os.scandir(here) as entries:
+            found = list(entries)
+        for entry in found:
+            with contextlib.suppress(OSError):
+                path = here / entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    path.chmod(0o700)
+                    number += 1  # no path grows long, since each folder is moved up before it is entered
+                    inner.append(path.rename(folder / f".removed-{number}"))
+                else:
+                    path.unlink()
+        if here != folder:
+            with contextlib.suppress(OSError):
+                here.rmdir()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def start(
