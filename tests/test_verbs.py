@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -116,6 +117,18 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_off_a_terminal_every_command_is_one_small_document(big: Lab, command: tuple[str, ...]) -> None:
     assert answer(big, *command)["schema_version"] == 1
+
+
+def test_a_grid_of_which_nothing_was_measured_says_so(lab: Lab) -> None:
+    (lab.folder / "autoresearch.yaml").write_text(CONFIG)
+    lab.commit("configured")
+    with closing(lab.study()) as study:
+        wave = Wave(factors={"X": (1.5, 1.6), "NOISE": (0.02, 0.03)})
+        submit(study, wave, author="ann", request_id=None, budget=Budget(), now=NOW)
+    told = call(lab, "results", "--grid", "g1", "--no-json")
+    assert told.exit_code == 0
+    assert "0 of 4 cells measured" in told.stdout
+    assert "no cell was measured" in told.stdout
 
 
 @pytest.mark.parametrize(

@@ -125,8 +125,9 @@ def _lines(metric: str, grid: GridRow, effects: Effects) -> Iterator[str]:
     yield f"{measured}; effects on {metric} with 95 % intervals"
     yield ""
     for name, main in effects.main.items():
+        against = "" if main.against is None else f"against {main.against:g}"
         for level, found in main.levels.items():
-            yield _line(f"{name} {level:g}", f"against {main.against:g}", found, main.p)
+            yield _line(f"{name} {level:g}", against, found, main.p)
     for (first, second), pair in effects.interactions.items():
         where = f"at {pair.at[0]:g}, {pair.at[1]:g}" if pair.at else ""
         yield _line(f"{first} x {second}", where, pair.departure, pair.p)
