@@ -21,6 +21,7 @@ from autoresearch.cli import app
 from autoresearch.cli.output import DOCUMENT_BYTES, fit, shorten
 from autoresearch.experiment import Measurement, Verdict
 from autoresearch.store import Store
+from autoresearch.study import open_study
 from autoresearch.submission import submit
 from autoresearch.wave import Idea, Wave
 from lab import ROOT, Lab
@@ -129,6 +130,19 @@ def test_a_grid_of_which_nothing_was_measured_says_so(lab: Lab) -> None:
     assert told.exit_code == 0
     assert "0 of 4 cells measured" in told.stdout
     assert "no cell was measured" in told.stdout
+
+
+def test_a_log_is_told_by_its_end_and_in_few_words(big: Lab) -> None:
+    with closing(open_study(big.folder, big.folder / ".autoresearch", "t")) as study:
+        path = study.job_folder(study.store.run("e0002.1")) / "log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"\r{number} {LONG}µ\x00\\" for number in range(200)) + "\nthe end\n")
+    found = answer(big, "log", "e0002")
+    assert found["tail"][-1] == "the end"
+    assert found["tail"][-2].startswith("199 ")
+    assert found["dispatching"] is False
+    assert len(json.loads(call(big, "log", "e0002", "--lines", "50").stdout)["tail"]) == 50
+    assert call(big, "log", "e0002", "--no-json").stdout.endswith("the end\n")
 
 
 @pytest.mark.parametrize(

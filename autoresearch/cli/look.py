@@ -1,23 +1,21 @@
-"""Commands that read a study: results, show, diff, log."""
+"""Commands that read a study: results, show, diff."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from autoresearch.cli.common import existing_study, experiment_of, learned, plus_minus
+from autoresearch.cli.common import existing_study, experiment_of, learned, plus_minus, say_if_idle
 from autoresearch.cli.output import fit, print_json, print_tsv, say, shorten
 from autoresearch.console import text
 from autoresearch.errors import NotFoundError, UsageError
 from autoresearch.experiment import Run, RunState
-from autoresearch.files import read_tail, write_whole
+from autoresearch.files import write_whole
 from autoresearch.history import History
-from autoresearch.logparse import parse_progress
 from autoresearch.report import Row
 from autoresearch.report import results as result_rows
 from autoresearch.study import Study
@@ -25,8 +23,6 @@ from autoresearch.trust import trust_of
 from autoresearch.untrusted import clean, clean_block
 
 RESULT_COLUMNS = ("experiment", "value", "standard_error", "delta", "runs", "kind", "verdict", "hypothesis")
-LOG_TAIL_BYTES = 256 << 10
-DEFAULT_LINES, JSON_LINES = 40, 8
 DIFF_BYTES = 1600
 DEFAULT_ROWS = 20
 SHOWN = ("experiment", "value", "standard_error", "delta", "kind")
@@ -40,6 +36,7 @@ def results(folder: Path, study: str | None, *, limit: int | None, fields: str |
     columns = _columns(fields)
     if not as_json:
         print_results(opened, rows[: limit or DEFAULT_ROWS], len(rows), columns if fields else RESULT_COLUMNS)
+        say_if_idle(opened)
         return
     document = {
         "study": opened.tag,
@@ -163,6 +160,7 @@ def show(folder: Path, study: str | None, experiment: str, *, as_json: bool) -> 
     if children:
         typer.echo(f"led to {', '.join(children)}")
     typer.echo(f"code: git show {opened.workspace.ref(id_)}    log: autoresearch log {id_}")
+    say_if_idle(opened)
 
 
 def _believed(opened: Study, history: History, id_: str) -> dict[str, Any]:
@@ -218,7 +216,7 @@ def save_code(folder: Path, study: str | None, experiment: str, to: Path, *, as_
 def show_task(folder: Path, study: str | None, experiment: str) -> None:
     """Print the SkyPilot task of an experiment's last run: `sky launch` on it alone repeats the run."""
     opened = existing_study(folder, study)
-    run = _run_of(opened, experiment)
+    run = run_of(opened, experiment)
     try:
         typer.echo((opened.job_folder(run) / "task.yaml").read_text(), nl=False)
     except FileNotFoundError:
@@ -292,42 +290,11 @@ def diff(
         typer.echo(clean_block(changed), nl=False)
         return
     shown = changed if full else shorten(changed, DIFF_BYTES)
-    document = {"experiment": id_, "against": other, "diff": shown}
-    print_json(document if shown == changed else document | {"more": f"autoresearch diff {id_} --full"})
+    more = {} if shown == changed else {"more": f"autoresearch diff {id_} --full"}
+    print_json({"experiment": id_, "against": other, "diff": shown, **more, **standing(opened)})
 
 
-def log(
-    folder: Path, study: str | None, experiment: str, *, lines: int | None, raw: bool, as_json: bool
-) -> None:
-    """Print the end of a run's log, cleaned of control characters; in JSON with typed facts."""
-    opened = existing_study(folder, study)
-    run = _run_of(opened, experiment)
-    path = opened.job_folder(run) / "log"
-    if raw:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                sys.stdout.buffer.write(chunk)
-        return
-    tail = read_tail(path, LOG_TAIL_BYTES)
-    told = [clean(line, 300) for line in tail.decode("utf-8", "replace").replace("\r", "\n").split("\n")]
-    told = [line for line in told if line][-(lines or (JSON_LINES if as_json else DEFAULT_LINES)) :]
-    if not as_json:
-        typer.echo("\n".join(told))
-        return
-    progress = parse_progress(tail)
-    document = {
-        "run": run.id,
-        "state": str(run.state),
-        "value": run.value,
-        "failure": asdict(run.failure) if run.failure else None,
-        "progress": progress and asdict(progress),
-        "log": str(path),
-        "tail": [shorten(line, 160) for line in told] if lines is None else told,
-    }
-    print_json(document)
-
-
-def _run_of(opened: Study, name: str) -> Run:
+def run_of(opened: Study, name: str) -> Run:
     """Return the run a name means: of an experiment, its last one that has started."""
     id_ = experiment_of(name)
     if "." in name:

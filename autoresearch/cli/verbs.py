@@ -300,7 +300,7 @@ def log(
     folder: Folder = HERE,
 ) -> None:
     """Print typed facts of a run, and the end of its log, cleaned of control characters."""
-    from autoresearch.cli.look import log
+    from autoresearch.cli.log import log
 
     log(folder, study, experiment, lines=lines, raw=raw, as_json=bool(as_json))
 
