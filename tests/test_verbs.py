@@ -120,6 +120,24 @@ def test_off_a_terminal_every_command_is_one_small_document(big: Lab, command: t
     assert answer(big, *command)["schema_version"] == 1
 
 
+NEEDS_NO_DISPATCHER = [
+    *(("status",), ("brief",), ("results",), ("results", "--grid", "g1"), ("show", "e0002"), ("budget",)),
+    *(("diff", "e0002"), ("note", "hello"), ("confirm", "e0002"), ("cancel", "e0003")),
+    *(("submit", "--set", "X=1.4", "--dry-run"), ("wait", "--since", "0", "--min-done", "0")),
+]
+
+
+@pytest.mark.parametrize("command", NEEDS_NO_DISPATCHER, ids=" ".join)
+def test_where_nothing_is_dispatched_every_command_works_and_says_so(
+    big: Lab, command: tuple[str, ...]
+) -> None:
+    assert answer(big, *command)["dispatching"] is False
+    plain = call(big, *command, "--no-json")
+    assert plain.exit_code == 0
+    words = ("nothing is being dispatched", "its dispatcher died")
+    assert command[0] == "diff" or any(word in plain.output for word in words)
+
+
 def test_a_grid_of_which_nothing_was_measured_says_so(lab: Lab) -> None:
     (lab.folder / "autoresearch.yaml").write_text(CONFIG)
     lab.commit("configured")
@@ -348,10 +366,9 @@ def test_what_waits_and_what_was_cancelled_is_told_apart_in_80_columns(lab: Lab)
     submit(study, wave, author="ann", request_id=None, budget=Budget(), now=NOW)
     study.store.withdraw("e0002", "ann", NOW)
     study.close()
-    told = on_a_terminal(lab, "results").splitlines()
-    assert [line.split()[0] for line in told[-3:]] == ["e0001", "e0002", "e0003"]
-    assert "cancelled  idea 1.5 (cancelled by ann)" in told[-2]
-    assert told[-1].rstrip().endswith("open       idea 1.6")
+    rows = {line.split()[0]: line.rstrip() for line in on_a_terminal(lab, "results").splitlines()}
+    assert "cancelled  idea 1.5 (cancelled by ann)" in rows["e0002"]
+    assert rows["e0003"].endswith("open       idea 1.6")
     shown = on_a_terminal(lab, "show", "e0001")
     assert "e0001.1  baseline  cpu-01" in shown
     assert max(map(len, shown.splitlines())) <= 80

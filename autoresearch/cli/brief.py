@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from autoresearch.cli.common import ceilings, existing_study
+from autoresearch.cli.common import ceilings, existing_study, say_if_idle
 from autoresearch.cli.output import print_json, shorten
 from autoresearch.constants import constants_of
 from autoresearch.prose import tell, tell_briefly
@@ -27,6 +27,7 @@ def brief(folder: Path, study: str | None, *, full: bool, code: bool, as_json: b
         typer.echo(text)
         for name, content in told.files.items() if code else ():
             typer.echo(f"\n--- {name} of {told.parent}\n{clean_block(content)}")
+        say_if_idle(opened)
         return
     document: dict[str, Any] = {
         "study": opened.tag,

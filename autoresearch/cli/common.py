@@ -80,7 +80,7 @@ def ceilings(opened: Study) -> Budget:
 
 
 def say_if_idle(opened: Study) -> None:
-    """Tell a person that what was just asked for waits until somebody dispatches."""
+    """Tell a person that nothing is being dispatched, so that what waits goes on waiting."""
     if not opened.dispatched():
         say("nothing is being dispatched: `autoresearch up` starts the workers")
 

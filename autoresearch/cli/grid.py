@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from autoresearch.cli.common import existing_study, plus_minus
+from autoresearch.cli.common import existing_study, plus_minus, say_if_idle
 from autoresearch.cli.look import standing, warnings
 from autoresearch.cli.output import DOCUMENT_BYTES, print_json, shorten
 from autoresearch.console import text
@@ -36,6 +36,7 @@ def grid_results(folder: Path, study: str | None, name: str, *, as_json: bool) -
         typer.echo(line)
     for line in _lines(opened.target.metric.name, grid, effects):
         typer.echo(line)
+    say_if_idle(opened)
 
 
 def _observations(grid: GridRow, history: History) -> Iterator[Observation]:

@@ -97,6 +97,7 @@ def cancel(
     else:
         what = ", ".join(cancelled) or "nothing: it has ended, or was cancelled before"
         say(f"{opened.tag}: cancelled {what}")
+        say_if_idle(opened)
 
 
 def _cancel(opened: Study, name: str, who: str) -> Sequence[str]:
@@ -119,6 +120,7 @@ def note(folder: Path, study: str | None, text: str, *, author: str | None, as_j
         print_json({"study": opened.tag, "written": written, **standing(opened)})
     else:
         say(f"{opened.tag}: noted" if written else f"{opened.tag}: that is your last note already")
+        say_if_idle(opened)
 
 
 def budget(folder: Path, study: str | None, *, as_json: bool) -> None:
@@ -139,6 +141,7 @@ def budget(folder: Path, study: str | None, *, as_json: bool) -> None:
             f", {row['left']:g} left of {row['ceiling']:g}" if row["ceiling"] is not None else ", no ceiling"
         )
         typer.echo(f"{name.replace('_', ' '):<12} {row['spent']:g}{left}")
+    say_if_idle(opened)
 
 
 def _rows(ceiling: Budget, usage: Usage, promised: int) -> dict[str, dict[str, Any]]:

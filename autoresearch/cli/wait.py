@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from autoresearch.cli.common import author_of, existing_study
+from autoresearch.cli.common import author_of, existing_study, say_if_idle
 from autoresearch.cli.output import fail, fit, print_json, say
 from autoresearch.console import text
 from autoresearch.errors import AutoresearchError, PoolError, UsageError, WaitTimeoutError
@@ -81,6 +81,7 @@ def wait(
         _print(document)
         if trouble:
             raise trouble
+        say_if_idle(opened)
 
 
 def _since(opened: Study, given: int | None, author: str | None) -> int:
