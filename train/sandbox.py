@@ -11,7 +11,8 @@ Everything below the box inherits it and nothing can leave it; no privilege is n
     processes   none outside can be signalled, traced or read (Landlock), and in a box without
                 `processes` none can be started (seccomp)
     kernel      no mounts, namespaces, io_uring, bpf, keys, clocks, System V memory ... (seccomp);
-                changing modes, owners and times of files is pretended: Landlock does not govern it
+                changing modes, owners and times of files is pretended: Landlock does not govern it;
+                so is outliving the harness
     resources   memory and file size are limited, core dumps are off, root's capabilities are dropped
 
 Where the kernel lacks Landlock there is no box: `offered` says why. Numbers of syscalls and layouts
@@ -42,42 +43,50 @@ _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
 _THREADS = "/proc/self/task"
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _FILTER = 38, 24, 22, 2
 EXIT_REFUSED = 97  # the kernel refused the box
-SIGNALS_ABI = 6  # from which Landlock keeps signals inside
+TRUNCATE_ABI, SIGNALS_ABI = 3, 6  # from which Landlock governs truncating, and keeps signals inside
 
 Numbers = Mapping[str, tuple[int | None, int | None]]  # by syscall, on x86-64 and arm64; None: there is none
 _DENIED = {
-    "ptrace": (101, 117), "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271), "kcmp": (312, 272), "pidfd_getfd": (438, 438),
-    "process_madvise": (440, 440), "process_mrelease": (448, 448), "migrate_pages": (256, 238),
-    "move_pages": (279, 239), "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186),
-    "mq_open": (240, 180), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40),
-    "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
-    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
-    "fspick": (433, 433), "mount_setattr": (442, 442), "reboot": (169, 142), "swapon": (167, 224),
-    "swapoff": (168, 225), "init_module": (175, 105), "delete_module": (176, 106),
-    "finit_module": (313, 273), "kexec_load": (246, 104), "kexec_file_load": (320, 294),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219),
-    "add_key": (248, 217), "request_key": (249, 218), "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "open_by_handle_at": (304, 265),
-    "fanotify_init": (300, 262), "settimeofday": (164, 170), "clock_settime": (227, 112),
-    "clock_adjtime": (305, 266), "adjtimex": (159, 171), "sethostname": (170, 161),
-    "setdomainname": (171, 162), "iopl": (172, None), "ioperm": (173, None), "quotactl": (179, 60),
-    "acct": (163, 89), "syslog": (103, 116), "setpriority": (141, 140), "ioprio_set": (251, 30),
-    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
+    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438), "process_madvise": (440, 440), "process_mrelease": (448, 448),
+    "migrate_pages": (256, 238), "move_pages": (279, 239), "shmget": (29, 194), "shmat": (30, 196),
+    "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193), "semtimedop": (220, 192),
+    "semctl": (66, 191), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187),
+    "mq_open": (240, 180), "mq_unlink": (241, 181), "unshare": (272, 97), "setns": (308, 268),
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
+    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
+    "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442), "reboot": (169, 142),
+    "swapon": (167, 224), "swapoff": (168, 225), "init_module": (175, 105), "delete_module": (176, 106),
+    "finit_module": (313, 273), "kexec_load": (246, 104), "kexec_file_load": (320, 294), "bpf": (321, 280),
+    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219), "add_key": (248, 217),
+    "request_key": (249, 218), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427), "open_by_handle_at": (304, 265), "fanotify_init": (300, 262),
+    "settimeofday": (164, 170), "clock_settime": (227, 112), "clock_adjtime": (305, 266),
+    "adjtimex": (159, 171), "sethostname": (170, 161), "setdomainname": (171, 162), "iopl": (172, None),
+    "ioperm": (173, None), "quotactl": (179, 60), "acct": (163, 89), "syslog": (103, 116),
+    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118), "sched_setattr": (314, 274), "open_tree_attr": (467, 467),
 }  # fmt: skip
 _PRETENDED = {
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
     "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
     "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
     "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "removexattr": (197, 14),
-    "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "lremovexattr": (198, 15), "fremovexattr": (199, 16), "setxattrat": (463, 463),
+    "removexattrat": (466, 466), "file_setattr": (469, 469),
 }  # fmt: skip
+_UNCOUNTED = {"memfd_create": (319, 279), "memfd_secret": (447, 447)}  # memory that is nobody's resident one
 _SOCKET, _AF_UNIX = {"socket": (41, 198)}, 1
 _ON_OURSELVES = {"prlimit64": (302, 261)}  # allowed where the first argument is 0
 _ON_OWN_PROCESS = {  # allowed where the first argument is our own process, before Landlock held signals
     "kill": (62, 129), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
 }  # fmt: skip
 _SIGNALS_BY_OTHER_WAYS = {"tkill": (200, 130), "pidfd_send_signal": (424, 424)}
+_FCNTL, _OWNERS = {"fcntl": (72, 25)}, (8, 10, 15)  # whom a file signals, and how: F_SETOWN(_EX), F_SETSIG
+_TRUNCATES, _OPENAT2 = {"truncate": (76, 45)}, {"openat2": (437, 437)}  # before Landlock governed it
+_OPENS = (({"open": (2, None)}, 1), ({"openat": (257, 56)}, 2))  # and which argument has the flags
+_O_TRUNC_AND_MODE, _O_TRUNC_UNWRITTEN = 0o1003, (0o1000, 0o1003)  # truncating without being opened to write
+_PRCTL, _PR_SET_PDEATHSIG = {"prctl": (157, 167)}, 1  # pretended: it ends when the harness ends
 _FORKS = {"fork": (57, None), "vfork": (58, None)}
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _CLONE_THREAD, _CLONE_NAMESPACES = 0x00010000, 0x7E020080  # the latter: NEWNS to NEWNET, NEWCGROUP, NEWTIME
@@ -208,69 +217,84 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, access: int) -> None:
 # ---------------------------------------------------------------------------
 
 
-def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    return struct.pack("=HBBI", code, if_true, if_false, k)
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in seccomp_data
+_REFUSED, _DONE, _UNKNOWN = _ERRNO | _EPERM, _ERRNO, _ERRNO | _ENOSYS
 
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in seccomp_data
+class _Program:
+    """A filter: a classic BPF program over the number and one argument of a syscall."""
+
+    def __init__(self) -> None:
+        self.column, architecture = _MACHINES[platform.machine()]
+        self.code = b""
+        self.add(_LOAD, _ARCHITECTURE)
+        self.add(_EQUAL, architecture, 1, 0)
+        self.add(_RETURN, _KILL)
+        self.add(_LOAD, _NUMBER)
+        if self.column == 0:
+            self.add(_AT_LEAST, _X32, 0, 1)
+            self.add(_RETURN, _UNKNOWN)
+
+    def add(self, code: int, k: int, if_true: int = 0, if_false: int = 0) -> None:
+        """Append one instruction."""
+        self.code += struct.pack("=HBBI", code, if_true, if_false, k)
+
+    def answer(self, names: Numbers, result: int) -> None:
+        """Answer syscalls."""
+        for numbers in names.values():
+            if (number := numbers[self.column]) is not None:
+                self.add(_EQUAL, number, 0, 1)
+                self.add(_RETURN, result)
+
+    def judge(
+        self, names: Numbers, argument: int, values: tuple[int, ...], then: int, other: int, mask: int = ~0
+    ) -> None:
+        """Answer syscalls by what bits of an argument are."""
+        for numbers in names.values():
+            if (number := numbers[self.column]) is not None:
+                self.add(_EQUAL, number, 0, 2 * len(values) + 3)
+                self.add(_LOAD, _ARGUMENTS + 8 * argument)
+                self.add(_AND, mask & 0xFFFFFFFF)
+                for value in values:
+                    self.add(_EQUAL, value, 0, 1)
+                    self.add(_RETURN, then)
+                self.add(_RETURN, other)
 
 
 def _program(box: Box, abi: int) -> bytes:
-    """Return the filter: a classic BPF program over the number and first argument of a syscall."""
-    column, architecture = _MACHINES[platform.machine()]
-    lines = [
-        _instruction(_LOAD, _ARCHITECTURE),
-        _instruction(_EQUAL, architecture, 1, 0),
-        _instruction(_RETURN, _KILL),
-        _instruction(_LOAD, _NUMBER),
-    ]
-    if column == 0:
-        lines += [_instruction(_AT_LEAST, _X32, 0, 1), _instruction(_RETURN, _ERRNO | _ENOSYS)]
-
-    def answer(names: Numbers, result: int) -> None:
-        for numbers in names.values():
-            if (number := numbers[column]) is not None:
-                lines.append(_instruction(_EQUAL, number, 0, 1))
-                lines.append(_instruction(_RETURN, result))
-
-    def unless_first(names: Numbers, value: int) -> None:
-        for numbers in names.values():
-            if (number := numbers[column]) is not None:
-                lines.extend(
-                    [
-                        _instruction(_EQUAL, number, 0, 4),
-                        _instruction(_LOAD, _FIRST_ARGUMENT),
-                        _instruction(_EQUAL, value, 0, 1),
-                        _instruction(_RETURN, _ALLOW),
-                        _instruction(_RETURN, _ERRNO | _EPERM),
-                    ]
-                )
-
-    answer(_DENIED, _ERRNO | _EPERM)
+    """Return the filter of a box, for a kernel whose Landlock has this ABI."""
+    made = _Program()
+    made.answer(_DENIED, _REFUSED)
     if box.unix_sockets:
-        unless_first(_SOCKET, _AF_UNIX)
+        made.judge(_SOCKET, 0, (_AF_UNIX,), _ALLOW, _REFUSED)
     else:
-        answer(_SOCKET, _ERRNO | _EPERM)
-    answer(_PRETENDED, _ERRNO)
-    answer({"clone3": _CLONE3}, _ERRNO | _ENOSYS)  # its flags are out of a filter's sight; libc then clones
-    unless_first(_ON_OURSELVES, 0)
+        made.answer(_SOCKET, _REFUSED)
+    made.answer(_PRETENDED, _DONE)
+    made.judge(_PRCTL, 0, (_PR_SET_PDEATHSIG,), _DONE, _ALLOW)
+    made.answer({"clone3": _CLONE3}, _UNKNOWN)  # its flags are out of a filter's sight; libc then clones
+    made.judge(_ON_OURSELVES, 0, (0,), _ALLOW, _REFUSED)
     if abi < SIGNALS_ABI:
-        unless_first(_ON_OWN_PROCESS, os.getpid())
-        answer(_SIGNALS_BY_OTHER_WAYS, _ERRNO | _EPERM)
+        made.judge(_ON_OWN_PROCESS, 0, (os.getpid(),), _ALLOW, _REFUSED)
+        made.answer(_SIGNALS_BY_OTHER_WAYS, _REFUSED)
+        made.judge(_FCNTL, 1, _OWNERS, _REFUSED, _ALLOW)
+    if abi < TRUNCATE_ABI:
+        made.answer(_TRUNCATES, _REFUSED)
+        made.answer(_OPENAT2, _UNKNOWN)
+        for names, argument in _OPENS:
+            made.judge(names, argument, _O_TRUNC_UNWRITTEN, _REFUSED, _ALLOW, _O_TRUNC_AND_MODE)
     if not box.processes:
-        answer(_FORKS, _ERRNO | _EPERM)
-        unless_first({"sched_setaffinity": (203, 122)}, 0)
-    refused = _instruction(_RETURN, _ERRNO | _EPERM)
-    lines += [
-        _instruction(_EQUAL, _CLONE[column], 0, 5 if not box.processes else 3),
-        _instruction(_LOAD, _FIRST_ARGUMENT),
-        _instruction(_ANY_BIT, _CLONE_NAMESPACES, 0, 1),
-        refused,
-    ]
+        made.answer(_FORKS | _UNCOUNTED, _REFUSED)
+        made.judge({"sched_setaffinity": (203, 122)}, 0, (0,), _ALLOW, _REFUSED)
+    made.add(_EQUAL, _CLONE[made.column], 0, 5 if not box.processes else 3)
+    made.add(_LOAD, _ARGUMENTS)
+    made.add(_ANY_BIT, _CLONE_NAMESPACES, 0, 1)
+    made.add(_RETURN, _REFUSED)
     if not box.processes:
-        lines += [_instruction(_ANY_BIT, _CLONE_THREAD, 1, 0), refused]
-    return b"".join([*lines, _instruction(_RETURN, _ALLOW)])
+        made.add(_ANY_BIT, _CLONE_THREAD, 1, 0)
+        made.add(_RETURN, _REFUSED)
+    made.add(_RETURN, _ALLOW)
+    return made.code
 
 
 def _filter_syscalls(box: Box, abi: int) -> None:

@@ -94,6 +94,7 @@ def cell(tmp_path: Path) -> Cell:
         "import os; os.setpriority(os.PRIO_PROCESS, 0, 5)",
         "import os; os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))",
         "import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))",
+        "import os; os.memfd_create('uncounted')",
     ],
 )
 def test_what_works_outside_is_refused_inside(cell: Cell, code: str) -> None:
@@ -118,6 +119,20 @@ def test_changes_of_mode_owner_and_time_are_pretended(cell: Cell) -> None:
     code = f"import os; os.chmod('{secret}', 0); os.utime('{secret}', (1, 1)); os.chown('{secret}', 1, 1)"
     assert cell.run(code, cell.box())[0] == 0
     assert secret.stat() == before
+
+
+def test_a_process_cannot_arrange_to_outlive_its_parent(cell: Cell) -> None:
+    """Asking for no signal at the parent's end is answered as if it had worked."""
+    code = """
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.prctl(1, 15, 0, 0, 0) == 0
+        held = ctypes.c_int()
+        assert libc.prctl(2, ctypes.byref(held), 0, 0, 0) == 0
+        print(held.value)
+    """
+    assert cell.run(code, None) == (0, "15\n")
+    assert cell.run(code, cell.box()) == (0, "0\n")
 
 
 def test_names_can_be_listed_where_contents_cannot_be_read(cell: Cell) -> None:
@@ -186,6 +201,7 @@ def test_root_gives_up_its_capabilities(cell: Cell) -> None:
 
 def test_kernel_doors_are_closed(cell: Cell) -> None:
     numbers = {"unshare": 272, "io_uring_setup": 425, "bpf": 321, "keyctl": 250, "shmget": 29, "ptrace": 101}
+    numbers |= {"shmat": 30, "shmctl": 31, "semctl": 66, "msgctl": 71, "mq_unlink": 241}
     if os.uname().machine != "x86_64":
         pytest.skip("numbers of x86-64")
     for name, number in numbers.items():
@@ -229,14 +245,27 @@ def test_older_kernels_are_held_by_rules_of_syscalls(cell: Cell) -> None:
         sandbox.offered = lambda: sandbox.Offer(1, "")
         sandbox.enter(sandbox.Box(read={SYSTEM!r}, write=({str(cell.inside)!r},)))
         os.kill(os.getpid(), 0)
-        for attempt in (lambda: os.kill(os.getppid(), 0), lambda: open({str(cell.outside)!r} + "/secret")):
+        import fcntl
+        held = os.open("/proc/self/status", os.O_RDONLY)
+        for attempt in (
+            lambda: os.kill(os.getppid(), 0),
+            lambda: open({str(cell.outside)!r} + "/secret"),
+            lambda: os.truncate({str(cell.outside)!r} + "/secret", 0),
+            lambda: os.open({str(cell.outside)!r} + "/secret", os.O_RDONLY | os.O_TRUNC),
+            lambda: os.open({str(cell.outside)!r} + "/secret", 3 | os.O_TRUNC),
+            lambda: fcntl.fcntl(held, fcntl.F_SETOWN, os.getppid()),
+            lambda: fcntl.fcntl(held, 10, 9),
+        ):
             try:
                 attempt()
             except PermissionError:
                 continue
             raise SystemExit("not held")
+        fcntl.fcntl(held, fcntl.F_GETFL)
+        os.close(os.open("own", os.O_CREAT | os.O_TRUNC | os.O_WRONLY))
     """
     assert cell.run(code, None) == (0, "")
+    assert (cell.outside / "secret").read_text() == "secret"
 
 
 def test_a_kernel_that_refuses_is_told_apart_from_a_failing_program(cell: Cell) -> None:
