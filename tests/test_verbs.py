@@ -138,6 +138,12 @@ def test_where_nothing_is_dispatched_every_command_works_and_says_so(
     assert command[0] == "diff" or any(word in plain.output for word in words)
 
 
+def test_what_comes_next_is_the_workers_where_there_are_none(big: Lab) -> None:
+    before = answer(big, "results")["cursor"]
+    found = answer(big, "confirm", "e0004")
+    assert (found["next"], found["cursor"]) == ("autoresearch up", before)
+
+
 def test_a_grid_of_which_nothing_was_measured_says_so(lab: Lab) -> None:
     (lab.folder / "autoresearch.yaml").write_text(CONFIG)
     lab.commit("configured")

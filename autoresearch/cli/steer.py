@@ -42,19 +42,22 @@ def confirm(
     if all(run.state is RunState.CANCELLED for run in opened.store.history().runs_of(id_)):
         raise RefusedError(f"{id_} has no run yet", "its first comes by itself once its code is checked")
     _check_ceiling(opened)
+    cursor = opened.store.cursor()
     queued = opened.store.confirm(
         id_, runs, kind=kind, study_seed=opened.row.seed, why=f"{ASKED_FOR} {name}", now=time.time()
     )
     open_ = [run.id for run in opened.store.history().runs_of(id_) if run.state not in OVER]
     verdict = found.verdict and str(found.verdict)
+    stands = standing(opened)
     document = {
         "study": opened.tag,
         "experiment": id_,
         "queued": queued,
         "open": open_,
         "verdict": verdict,
-        **standing(opened),
-        "next": f"autoresearch wait --since {opened.store.cursor()}",
+        **stands,
+        "cursor": cursor,
+        "next": f"autoresearch wait --since {cursor}" if stands["dispatching"] else "autoresearch up",
     }
     if as_json:
         print_json(document)
