@@ -64,6 +64,23 @@ def test_up_says_what_it_started_and_twice_is_harmless(outside: Outside) -> None
 
 
 @pytest.mark.slow
+def test_what_is_asked_of_a_dispatcher_that_runs_is_what_it_has_or_is_refused(outside: Outside) -> None:
+    """It is told with its own workers, not with those that a later command would have liked."""
+    outside.ask("up")
+    assert outside.ask("up", "--workers", "2", "--agent", "external")["workers"] == "2 cpu"
+    for name, value in (("workers", "4"), ("agent", "sweep"), ("executor", "skypilot")):
+        said = outside.call("up", f"--{name}", value)
+        assert (said.code, said.document["error"]["code"]) == (2, "busy"), said
+        assert said.document["error"]["hint"].endswith(f"`autoresearch up --{name} {value}`")
+    assert outside.ask("up")["executor"] == "local"
+    outside.submit(SLOW)
+    await_(lambda: any("e0002" in name for name in outside.running()), "it runs")
+    outside.ask("stop")
+    assert outside.call("up", "--workers", "4").code == 2
+    assert outside.study.store.request() == Request.DRAIN, "what is refused takes no request to stop back"
+
+
+@pytest.mark.slow
 def test_of_several_at_once_in_a_new_folder_one_starts_it(outside: Outside) -> None:
     """None of them sees half a study, and all of them name the same dispatcher."""
     said = [outside.end(process) for process in [outside.begin("up") for _ in range(4)]]

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,8 +24,9 @@ from autoresearch.budget import Budget
 from autoresearch.cli.common import configuration, existing_study
 from autoresearch.cli.machines import take_down
 from autoresearch.cli.output import fail, fit, from_os, print_json, say
-from autoresearch.cli.pool import check_affordable, confirm, workers_of
+from autoresearch.cli.pool import check_affordable, confirm, counted
 from autoresearch.cli.run import (
+    POOL,
     Wishes,
     found_study,
     overridden,
@@ -60,7 +60,8 @@ _ERRORS: Mapping[int, type[AutoresearchError]] = {
 
 def up(folder: Path, tag: str | None, wishes: Wishes, *, timeout: float, as_json: bool) -> None:
     """Start a dispatcher in the background, and wait until it dispatches; nothing where one does."""
-    folder = folder.absolute()
+    folder, asked = folder.absolute(), wishes
+    wishes = replace(wishes, agent=wishes.agent or "external")
     scaffold_if_empty(folder)
     config = overridden(configuration(folder), wishes)
     if wishes.dry_run:
@@ -68,6 +69,7 @@ def up(folder: Path, tag: str | None, wishes: Wishes, *, timeout: float, as_json
         return
     opened = found_study(folder, config, tag)
     if opened.dispatched():
+        _refuse_another(opened, config, asked)
         _go_on(opened, wishes)
     else:
         config = with_ceilings(opened, config, wishes)
@@ -77,6 +79,8 @@ def up(folder: Path, tag: str | None, wishes: Wishes, *, timeout: float, as_json
         confirm(config, yes=wishes.yes)
     said_before = _start(opened, replace(wishes, yes=True)) if started else 0
     dispatching = _await_start(opened, before if started else max(0, before - 1), said_before, timeout)
+    if not started:
+        _refuse_another(opened, config, asked)
     document = _described(opened, config, started=started, dispatching=dispatching)
     if as_json:
         print_json(document)
@@ -125,8 +129,36 @@ def _flag(wishes: Wishes) -> str:
     return "--until-ceiling" if wishes.until_ceiling else "--no-until-ceiling"
 
 
+def _has(opened: Study) -> dict[str, str]:
+    """Return what a dispatcher that has begun was started with: agent, executor, workers; else nothing."""
+    sessions = opened.store.sessions()
+    if not (opened.dispatcher_alive() and _has_begun(opened, len(sessions) - 1)):
+        return {}
+    try:
+        told: dict[str, str] = json.loads((opened.state / POOL).read_text())
+    except FileNotFoundError:
+        return {}
+    return {"agent": sessions[-1].agent, **told}
+
+
+def _refuse_another(opened: Study, config: Config, asked: Wishes) -> None:
+    """Raise BusyError where another agent, executor or number of workers is asked for than there is."""
+    wanted = {
+        "agent": (asked.agent, config.agent.label),
+        "executor": (asked.executor, config.pool.executor),
+        "workers": (asked.workers, counted(config.pool)),
+    }
+    for name, is_ in _has(opened).items():
+        said, would_be = wanted[name]
+        if said is not None and would_be != is_:
+            raise BusyError(
+                f"{opened.tag} is being dispatched with {name} {is_}",
+                f"end it first: `autoresearch stop`, then `autoresearch up --{name} {said}`",
+            )
+
+
 def _described(opened: Study, config: Config, *, started: bool, dispatching: bool) -> dict[str, Any]:
-    kinds = Counter(worker.kind for worker in workers_of(config.pool))
+    has = {"executor": config.pool.executor, "workers": counted(config.pool), **_has(opened)}
     sessions = opened.store.sessions()
     last = sessions[-1] if sessions and dispatching else None
     budget = asdict(last.budget if last else config.budget)
@@ -136,8 +168,8 @@ def _described(opened: Study, config: Config, *, started: bool, dispatching: boo
         "started": started,
         "pid": last and last.pid,
         "agent": last.agent if last else config.agent.label,
-        "workers": " + ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
-        "executor": config.pool.executor,
+        "workers": has["workers"],
+        "executor": has["executor"],
         "budget": {name: ceiling for name, ceiling in budget.items() if ceiling is not None},
         "log": str(opened.state / OUTPUT),
         "next": "autoresearch brief" if dispatching else "autoresearch status",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def workers_of(pool: Pool) -> list[Worker]:
         for kind, count in pool.counts.items()
         for i in range(1, count + 1)
     ]
+
+
+def counted(pool: Pool) -> str:
+    """Return a pool's workers by kind: 13 H100 + 3 H200."""
+    kinds = Counter(worker.kind for worker in workers_of(pool))
+    return " + ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
 def make_executor(opened: Study, config: Config, *, keep_workers: bool, wake: Callable[[], None]) -> Executor:

@@ -26,6 +26,7 @@ from autoresearch.cli.pool import (
     check_affordable,
     check_prices,
     confirm,
+    counted,
     make_executor,
     rehearsal,
     workers_of,
@@ -43,6 +44,7 @@ from autoresearch.study import Study, existing_tags, open_study, state_folder
 from autoresearch.target import FILE_NAME
 
 LOG_BYTES = 5 << 20
+POOL = "pool.json"  # in a study's folder: what its dispatcher was started with
 CEILINGS = ("experiments", "hours", "until_ceiling")  # of a command line
 
 
@@ -84,6 +86,7 @@ def run(folder: Path, tag: str | None, wishes: Wishes) -> None:
             clock = WallClock()
             executor = make_executor(opened, config, keep_workers=wishes.keep_workers, wake=clock.wake)
             agent = make_agent(config, opened)
+            _note_pool(opened, config)
             with _log_file(opened.state / "dispatcher.log"):
                 finish, idle = dispatch(opened, config, agent, executor, preflight, clock)
         conclude(opened, finish, idle=idle)
@@ -104,6 +107,11 @@ def found_study(folder: Path, config: Config, tag: str | None) -> Study:
     check_prices(config)
     check_agent(config.agent)
     return _open_or_create(folder, config, tag, workers)
+
+
+def _note_pool(opened: Study, config: Config) -> None:
+    told = {"executor": config.pool.executor, "workers": counted(config.pool)}
+    write_whole(opened.state / POOL, json.dumps(told).encode())
 
 
 def with_ceilings(opened: Study, config: Config, wishes: Wishes) -> Config:

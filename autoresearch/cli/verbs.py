@@ -57,7 +57,7 @@ def up(
     from autoresearch.cli.run import Wishes
 
     wishes = Wishes(
-        agent=agent or "external",
+        agent=agent,
         executor=executor,
         workers=workers,
         experiments=experiments,
