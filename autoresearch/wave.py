@@ -176,9 +176,15 @@ def _first(errors: Sequence[Any]) -> str:
     """Return the most telling of pydantic's errors: an unknown key, else the first."""
     unknown = [e for e in errors if e["type"] in {"unexpected_keyword_argument", "extra_forbidden"}]
     first = (unknown or errors)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    place = [str(part) for part in first["loc"]]
+    if place[-1:] in (["int"], ["float"]):  # of the two kinds of number it might have been
+        return f"{'.'.join(place[:-1])}: is no number"
+    where = ".".join(place)
     if not unknown:
-        return f"{where}: {first['msg'].lower()}"
+        said = str(first["msg"]).lower()
+        return f"{where}: {said}" if where else said
+    if where in Idea.__dataclass_fields__:
+        return f"{where}: belongs into one of `experiments`, which is a list"
     known = (*Idea.__dataclass_fields__, *Wave.__dataclass_fields__, *Edit.__dataclass_fields__)
     close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
     return f"{where}: unknown key" + (f"; did you mean {close[0]}?" if close else "")

@@ -100,7 +100,7 @@ def test_the_digest_tells_waves_apart_and_not_their_layout() -> None:
     [
         ("", "wave.json: not JSON"),
         ("[" * 100_000, "wave.json: not JSON"),
-        ("3", "wave.json: "),
+        ("3", "wave.json: input should be an object"),
         ("{}", "no experiments and no factors"),
         (
             '{"experiments": [{"hypothesis": "h", "edit": []}]}',
@@ -110,8 +110,10 @@ def test_the_digest_tells_waves_apart_and_not_their_layout() -> None:
         ('[{"hypothesis": "h"}]', "experiments.0: has no edits"),
         ('[{"edits": [{"old": "a", "new": "b"}]}]', "experiments.0: needs a hypothesis"),
         ('[{"set": {"A": 1}, "files": {"t": "x"}, "hypothesis": "h"}]', "has set and files"),
-        ('[{"set": {"A": true}}]', "experiments.0.set.A"),
-        ('[{"set": {"A": "1"}}]', "experiments.0.set.A"),
+        ('[{"set": {"A": true}}]', "experiments.0.set.A: is no number"),
+        ('[{"set": {"A": "1"}}]', "experiments.0.set.A: is no number"),
+        ('{"factors": {"A": ["x"]}}', "factors.A.0: is no number"),
+        ('{"hypothesis": "h", "set": {"A": 1}}', "set: belongs into one of `experiments`"),
         ('{"factors": {"A": []}}', "factors.A: needs levels"),
         ('{"factors": {"A": [1, 1]}}', "factors.A: needs levels, each once"),
         (json.dumps({"factors": {"A": list(range(20)), "B": list(range(20))}}), f"at most {MAX_IDEAS}"),
