@@ -39,6 +39,7 @@ import numpy as np
 
 import prepare
 from corpus import token_bytes
+from supervise import Watched
 
 BATCH_TOKENS = 65_536  # bounds the memory of a batch of logits
 CPU_BATCH_TOKENS = 4_096
@@ -68,13 +69,13 @@ class EvaluationError(Exception):
 class Served:
     """A process that answers for the model; what it says is data. Times are in seconds."""
 
-    def __init__(self, child: subprocess.Popen[bytes], requests: int, answers: int) -> None:
-        self.child = child
-        self._requests, self._answers = requests, answers
+    def __init__(self, child: subprocess.Popen[bytes], pipes: tuple[int, int], watched: Watched) -> None:
+        self.child, self.watched = child, watched
+        self._requests, self._answers = pipes
         self._held = bytearray()
         self.num_params: int | None = None
-        os.set_blocking(requests, False)
-        os.set_blocking(answers, False)
+        for pipe in pipes:
+            os.set_blocking(pipe, False)
 
     def ask(self, want: str, tokens: np.ndarray, at: np.ndarray | None, deadline: float) -> np.ndarray:
         """Return its answer, float32: (n, T, V) logits, (n, V) logits at positions, or (n, T) nats.
@@ -90,6 +91,7 @@ class Served:
             "nats": (rows, width - 1),
         }[want]
         size = 4 * math.prod(shape)
+        self.watched.asked()
         told = self._told(request, deadline)
         if told.get("bytes") != size:
             raise EvaluationError("the model's process answered with something else than was asked")
@@ -99,6 +101,7 @@ class Served:
             self._exchange(b"", deadline)
         values = np.frombuffer(bytes(self._held[:size]), dtype="<f4").reshape(shape)
         del self._held[:size]
+        self.watched.answered()
         if not np.isfinite(values).all():
             raise EvaluationError("model(idx) returned NaN or infinite logits")
         return values
@@ -125,6 +128,9 @@ class Served:
         left = deadline - time.monotonic()
         if left <= 0:
             raise EvaluationError("the evaluation took too long")
+        why = self.watched.verdict()
+        if why is not None:
+            raise EvaluationError(why[1], why[0])
         writing = [self._requests] if request else []
         readable, writable, _ = select.select([self._answers], writing, [], min(left, 1.0))
         try:
@@ -348,5 +354,5 @@ def evaluate(held: Held, model: Served, auditor: Served, device: str, timeout: f
 def evaluator_digest() -> str:
     """Return one digest of the code that makes the score, as it runs here."""
     here = Path(__file__).resolve().parent
-    names = ("corpus.py", "evaluate.py", "prepare.py", "sandbox.py", "seal.py", "serve.py")
+    names = ("corpus.py", "evaluate.py", "prepare.py", "sandbox.py", "seal.py", "serve.py", "supervise.py")
     return prepare.digest_of({name: prepare.sha256_file(here / name) for name in names})

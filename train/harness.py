@@ -36,9 +36,10 @@ from processes import adopt_orphans, end_descendants, remove, start, stop
 from report import Report, read_facts
 from seal import Place
 from spec import Spec
-from supervise import Outcome, Relay, Training, train
+from supervise import Busy, Outcome, Relay, Training, Watched, late_problem, train
 
 EVALUATION_TIMEOUT_SECONDS = 240.0
+ERROR_BYTES = 1 << 16  # of what a model's process says when it fails
 EXIT_FAILED, EXIT_UNFIT = 1, 3
 
 
@@ -61,10 +62,12 @@ class Models:
     def __init__(self, spec: Spec, place: Place, *, boxed: bool) -> None:
         self._spec, self._place, self._boxed = spec, place, boxed
         self._served: list[Served] = []
+        self._busy: Busy | None = None
 
     def start(self) -> list[int]:
-        """Start both and return their pids."""
-        return [self._start(number) for number in (1, 2)]
+        """Start both and return the pids of all that is not training."""
+        pids = [self._start(number) for number in (1, 2)]
+        return [*pids, *(self._busy.pids if self._busy else [])]
 
     def _start(self, number: int) -> int:
         folder = self._place.serving(number)
@@ -78,23 +81,30 @@ class Models:
             child = start("serve.py", words, env, folder, box, (asked, told), **streams)
         os.close(asked)
         os.close(told)
-        self._served.append(Served(child, requests, answers))
+        self._busy = self._busy or Busy(self._spec.device)
+        watched = Watched(child.pid, folder, self._spec, self._busy)
+        self._served.append(Served(child, (requests, answers), watched))
         return child.pid
 
     def _errors(self, number: int) -> Path:
         return self._place.root / f"serve-{number}.err"
 
-    def evaluate(self, held: Held) -> dict[str, Any]:
+    def evaluate(self, held: Held, outcome: Outcome) -> dict[str, Any]:
         """Return the score and what stands beside it; EvaluationError where there is none."""
         try:
             model, auditor = self._served
-            return evaluate(held, model, auditor, self._spec.device, EVALUATION_TIMEOUT_SECONDS)
+            found = evaluate(held, model, auditor, self._spec.device, EVALUATION_TIMEOUT_SECONDS)
+            late = found["late_seconds"] = max(served.watched.late() for served in self._served)
+            problem = late_problem(self._spec, outcome, late)
         except EvaluationError:
             relay = Relay()
             for number in (1, 2):
-                relay.feed(self._errors(number).read_bytes()[-(1 << 16) :])
+                relay.feed(_tail(self._errors(number)))
             relay.close()
             raise
+        if problem is not None:
+            raise EvaluationError(problem, "over_budget")
+        return found
 
     def close(self) -> None:
         """End both."""
@@ -102,6 +112,15 @@ class Models:
             served.close()
             stop(served.child, [other.child.pid for other in self._served])
         self._served.clear()
+        if self._busy is not None:
+            self._busy.close()
+
+
+def _tail(path: Path) -> bytes:
+    """Return the end of a file that may be as long as a file can be."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - ERROR_BYTES))
+        return file.read(ERROR_BYTES)
 
 
 # ---------------------------------------------------------------------------
@@ -190,7 +209,7 @@ def measure(spec: Spec, scratch: Path) -> Report:
             report.problem, report.detail = "tampered", "protected files were changed while it trained"
         if report.problem is None and held is not None:
             report.digests["weights"] = prepare.sha256_file(place.weights)
-            report.evaluation = models.evaluate(held)
+            report.evaluation = models.evaluate(held, outcome)
             if spec.trusted:
                 seal.keep_compiled(place)
     except EvaluationError as error:

@@ -9,8 +9,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import psutil
 
 import sandbox
 from sandbox import Box
-from spec import HERE
+from spec import HERE, Spec
 
 MOST_FILES = 20_000  # that training may leave in its folder
 MOST_DEPTH = 100  # of folders in one another
+THREADS_EACH = 16  # as many threads as this times the processes that may be
 
 
 def adopt_orphans() -> None:
@@ -84,27 +85,56 @@ def _is_alive(process: psutil.Process) -> bool:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process tree has used."""
+    """What processes have used."""
 
-    cpu: float  # seconds of all descendants, dead or alive
-    resident: int  # bytes of the live ones
+    cpu: float  # seconds, with what their dead children used
+    resident: int  # bytes
     processes: int
+    threads: int
 
 
-def tree_usage(spared: Collection[int] = ()) -> Usage:
-    """Return what our descendants have used, but for those of some pids."""
-    reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu, resident, count = reaped.ru_utime + reaped.ru_stime, 0, 0
-    for process in descendants(spared):
+def usage_of(processes: Iterable[psutil.Process]) -> Usage:
+    """Return what live processes have used."""
+    cpu, resident, count, threads = 0.0, 0, 0, 0
+    for process in processes:
         try:
             with process.oneshot():
-                times, memory = process.cpu_times(), process.memory_info().rss
+                times, memory, running = process.cpu_times(), process.memory_info().rss, process.num_threads()
         except psutil.NoSuchProcess:
             continue
         cpu += times.user + times.system + times.children_user + times.children_system
         resident += memory
         count += 1
-    return Usage(cpu, resident, count)
+        threads += running
+    return Usage(cpu, resident, count, threads)
+
+
+def tree_usage(spared: Collection[int] = ()) -> Usage:
+    """Return what our descendants have used, dead or alive, but for those of some pids."""
+    reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
+    usage = usage_of(descendants(spared))
+    return replace(usage, cpu=usage.cpu + reaped.ru_utime + reaped.ru_stime)
+
+
+def branch_usage(pid: int) -> Usage:
+    """Return what a process and those below it have used; nothing where it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return usage_of([process, *process.children(recursive=True)])
+    except psutil.NoSuchProcess:
+        return Usage(0.0, 0, 0, 0)
+
+
+def too_much(usage: Usage, folder: Path, spec: Spec) -> tuple[str, str] | None:
+    """Return what exceeds the limits of a run, as a problem and its detail; None where nothing does."""
+    if usage.resident > spec.memory_bytes:
+        return "memory", f"took more than {spec.memory_bytes / 1e9:.1f} GB of memory"
+    if usage.processes > spec.processes:
+        return "processes", f"had more than {spec.processes} processes"
+    if usage.threads > THREADS_EACH * spec.processes:
+        return "processes", f"had more than {THREADS_EACH * spec.processes} threads"
+    wrote = written(folder, spec.disk_bytes)
+    return ("disk", wrote) if wrote else None
 
 
 def written(folder: Path, bytes_allowed: int) -> str | None:

@@ -126,6 +126,7 @@ class Report:
             "curve": [[round(share, 4), round(loss, 6)] for share, loss in end.curve] if end else [],
             "hidden_bpb": self.evaluation.get("hidden_bpb"),
             "audit": self.evaluation.get("audit"),
+            "late_seconds": _figure(self.evaluation.get("late_seconds")),
             "sandbox": self.sandbox.facts if self.sandbox and not self.sandbox.reason else None,
             "unsandboxed": self.sandbox.reason if self.sandbox else "",
             "busy_seconds": end and _figure(end.busy_seconds),
@@ -138,9 +139,10 @@ class Report:
         """Return what of the run somebody should look at."""
         end, spec = self.outcome, self.spec
         allowed = spec.budget + max(STRETCHED_SECONDS, STRETCHED_SHARE * spec.budget)
-        if self.problem or end is None or spec.device != "cpu" or end.training_seconds <= allowed:
+        if self.problem or end is None or spec.device != "cpu":
             return []
-        return [f"trained {end.training_seconds:.1f} s in a budget of {spec.budget:g} s"]
+        used = end.training_seconds + self.evaluation.get("late_seconds", 0.0)
+        return [f"trained {used:.1f} s in a budget of {spec.budget:g} s"] if used > allowed else []
 
     def print(self) -> None:
         """Print the summary in the upstream form and the machine line, last."""

@@ -9,10 +9,11 @@ import select
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
-from processes import start, stop, tree_usage, written
+from processes import Usage, branch_usage, start, stop, too_much, tree_usage
 from prune import Ending, Watch, read_limits
 from sandbox import Box
 from spec import Spec
@@ -21,6 +22,8 @@ MARKER = b"autoresearch: "  # begins the harness's machine line
 LOG_HEAD_BYTES = 4 << 20  # of what training prints, this much is kept from the start
 LOG_TAIL_BYTES = 64 << 10  # and this much from the end
 POLL_SECONDS = 0.5
+ANSWERING_SECONDS = 30.0  # CPU time that all answers of a model may take, beside as much as its budget
+LOADING_SECONDS = 0.5  # of a model's first answer, that cost nothing: it is loaded in a tenth of that
 OVER_BUDGET_SHARE, OVER_BUDGET_SECONDS = 0.05, 2.0  # the larger one may be used beyond the budget on a CPU
 
 
@@ -133,6 +136,11 @@ class Busy:
             self._child.wait()
 
 
+def beyond(budget: float) -> float:
+    """Return the seconds that may be used beyond a budget: to finish a step, and to save."""
+    return max(OVER_BUDGET_SECONDS, OVER_BUDGET_SHARE * budget)
+
+
 @dataclass
 class Meter:
     """What the training child has used so far, measured from outside."""
@@ -146,13 +154,13 @@ class Meter:
     startup: float = math.nan  # wall seconds until edited code began; NaN: not yet
     startup_cpu: float = 0.0
     peak_memory: int = 0
-    processes: int = 0
+    usage: Usage = field(default_factory=lambda: Usage(0.0, 0, 0, 0))
 
     def used(self) -> float:
         """Return the budget used: CPU seconds of the tree on cpu, else wall seconds."""
         usage = tree_usage(self.spared)
         self.peak_memory = max(self.peak_memory, usage.resident)
-        self.processes = usage.processes
+        self.usage = replace(usage, resident=self.peak_memory)
         if self.spec.device == "cpu":
             return usage.cpu - self.cpu_before - self.startup_cpu
         return time.monotonic() - self.started - self.startup
@@ -168,23 +176,78 @@ class Meter:
         spec = self.spec
         if time.monotonic() - self.started > spec.timeout:
             return "timeout", f"ran longer than {spec.timeout:.0f} s"
-        if self.peak_memory > spec.memory_bytes:
-            return "memory", f"took more than {spec.memory_bytes / 1e9:.1f} GB of memory"
-        if self.processes > spec.processes:
-            return "processes", f"had more than {spec.processes} processes"
-        too_much = written(self.home, spec.disk_bytes)
-        if too_much:
-            return "disk", too_much
+        why = too_much(self.usage, self.home, spec)
+        if why is not None:
+            return why
         return None if spec.preflight or math.isnan(self.startup) else self._over_budget(used)
 
     def _over_budget(self, used: float) -> tuple[str, str] | None:
-        spec, busy = self.spec, self.busy.read()
-        allowed = max(OVER_BUDGET_SECONDS, OVER_BUDGET_SHARE * spec.budget)
+        spec, busy, allowed = self.spec, self.busy.read(), beyond(self.spec.budget)
         if used > spec.budget + (allowed if spec.device == "cpu" else spec.startup):
             return "over_budget", f"used {used:.1f} of {spec.budget:g} s of its budget"
         if busy is not None and busy > spec.budget + 2 * allowed:  # warming up, and choosing kernels
             return "over_budget", f"had the GPU work {busy:.1f} s in a budget of {spec.budget:g} s"
         return None
+
+
+class Watched:
+    """A process that answers for a model, watched while it is asked: edited code could train in it.
+
+    Rebuilding a model costs seconds that its other answers do not; what it uses before its first one is
+    charged to the budget of training. Answers that are all as dear are bounded together.
+    """
+
+    def __init__(self, pid: int, folder: Path, spec: Spec, busy: Busy) -> None:
+        self._pid, self._folder, self._spec, self._busy = pid, folder, spec, busy
+        self._costs: list[float] = []
+        self._before: float | None = None
+        self._next_look = 0.0
+
+    def _used(self, usage: Usage) -> float:
+        """Return seconds of the CPU, or of the GPU: only one model's process is asked at a time."""
+        return usage.cpu if self._spec.device == "cpu" else self._busy.read() or 0.0
+
+    def asked(self) -> None:
+        """Take note that it is asked; what it used before its first request is ours."""
+        if self._before is None:
+            self._before = self._used(branch_usage(self._pid))
+
+    def answered(self) -> None:
+        """Take note of an answer and of what it cost."""
+        used = self._used(branch_usage(self._pid))
+        self._costs.append(used - (self._before or 0.0))
+        self._before = used
+
+    def verdict(self) -> tuple[str, str] | None:
+        """Return why it must be ended now, as a problem and its detail, or None; looks twice a second."""
+        if time.monotonic() < self._next_look:
+            return None
+        self._next_look = time.monotonic() + POLL_SECONDS
+        spec, usage = self._spec, branch_usage(self._pid)
+        spent = sum(self._costs) + self._used(usage) - (self._before or 0.0)
+        if self._before is not None and spent > ANSWERING_SECONDS + spec.budget:
+            return (
+                "over_budget",
+                f"its model took {spent:.0f} s to answer, in a budget of {spec.budget:g} s",
+            )
+        return too_much(usage, self._folder, spec)
+
+    def late(self) -> float:
+        """Return the seconds it used for its first answer beyond those of a usual one."""
+        return max(0.0, self._costs[0] - median(self._costs[1:])) if len(self._costs) > 1 else 0.0
+
+
+def late_problem(spec: Spec, outcome: Outcome, late: float) -> str | None:
+    """Return what is wrong with what a run used of its budget, its model's first answer among it."""
+    used, allowed = outcome.training_seconds, beyond(spec.budget)
+    if spec.device != "cpu":
+        used, allowed = outcome.busy_seconds or 0.0, 2 * allowed
+    if used + late - LOADING_SECONDS <= spec.budget + allowed:
+        return None
+    return (
+        f"used {used:.1f} of {spec.budget:g} s of its budget, and {late:.1f} s more when its model was asked:"
+        " build_model() is not to train"
+    )
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -82,3 +83,55 @@ def test_what_is_gone_while_it_is_counted_does_not_hide_the_rest(
     listed = list(os.scandir(tmp_path))
     monkeypatch.setattr(processes.os, "scandir", lambda _: contextlib.nullcontext([Gone(), *listed]))
     assert processes.written(tmp_path, 1 << 20)
+
+
+class Answering:
+    """A model's process that is said to use so many CPU seconds for each answer."""
+
+    def __init__(self, fresh: Fresh, folder: Path, monkeypatch: pytest.MonkeyPatch, **env: str) -> None:
+        self.supervise = fresh("supervise", **env)
+        self.spec = importlib.import_module("spec").Spec.from_environment("train.py")
+        self.cpu = 2.0  # of importing torch, before it was asked
+        usage = importlib.import_module("processes").Usage
+        monkeypatch.setattr(self.supervise, "branch_usage", lambda _: usage(self.cpu, 0, 1, 1))
+        monkeypatch.setattr(self.supervise, "POLL_SECONDS", 0.0)
+        self.watched = self.supervise.Watched(1, folder, self.spec, self.supervise.Busy("cpu"))
+
+    def answer(self, *costs: float) -> None:
+        for cost in costs:
+            self.watched.asked()
+            self.cpu += cost
+            self.watched.answered()
+
+
+@pytest.fixture
+def answering(fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answering:
+    return Answering(fresh, tmp_path, monkeypatch, BUDGET_SECONDS="20")
+
+
+def test_only_what_the_first_answer_costs_more_than_others_is_late(answering: Answering) -> None:
+    answering.answer(0.4, *9 * [0.3])
+    assert answering.watched.late() == pytest.approx(0.1)
+    assert answering.watched.verdict() is None
+
+
+def test_work_between_two_answers_counts_as_theirs(answering: Answering) -> None:
+    answering.answer(0.3, 0.3)
+    answering.cpu += 49.0
+    assert answering.watched.verdict() is None
+    answering.cpu += 1.0
+    assert answering.watched.verdict() == (
+        "over_budget",
+        "its model took 51 s to answer, in a budget of 20 s",
+    )
+
+
+@pytest.mark.parametrize(
+    ("trained", "late", "over"),
+    [(20.5, 0.1, False), (20.5, 1.9, False), (20.5, 2.1, True), (22.0, 0.6, True)],
+)
+def test_what_a_model_costs_before_its_first_answer_is_training(
+    answering: Answering, trained: float, late: float, *, over: bool
+) -> None:
+    outcome = answering.supervise.Outcome("exited", "", 0, 30.0, trained, 2.0, None, 0)
+    assert (answering.supervise.late_problem(answering.spec, outcome, late) is not None) == over
