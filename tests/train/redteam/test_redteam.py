@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import socket
@@ -46,6 +47,7 @@ class World:
         (folder / "study" / "study.db").write_text("the ledger")
         (folder / "study" / "runs" / "e0001.1" / "a1" / "log").write_text(SECRET)
         self.sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        self.segment = shared_memory(SECRET.encode())
         self.before = self._facts()
         self.sockets = [self._listen(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0))]
         self.port = self.sockets[0].getsockname()[1]
@@ -83,6 +85,7 @@ class World:
             "{token}": self.token,
             "{port}": str(self.port),
             "{sleeper}": str(self.sleeper.pid),
+            "{segment}": str(self.segment),
             "{pasted}": ", ".join(map(str, scored[:128].ravel())),
             "{pasted_little}": ", ".join(map(str, scored[:32].ravel())),
         }.items():
@@ -161,10 +164,20 @@ class World:
     def close(self) -> None:
         self.sleeper.kill()
         self.sleeper.wait()
+        ctypes.CDLL(None).shmctl(self.segment, 0, None)
         for listener in self.sockets:
             listener.close()
         for folder in ("/tmp", "/dev/shm"):
             (Path(folder) / self.token).unlink(missing_ok=True)
+
+
+def shared_memory(text: bytes) -> int:
+    """Return a System V segment that holds a text."""
+    libc = ctypes.CDLL(None)
+    libc.shmat.restype = ctypes.c_void_p
+    segment = int(libc.shmget(0, 4096, 0o600))
+    ctypes.memmove(libc.shmat(segment, None, 0), text + b"\0", len(text) + 1)
+    return segment
 
 
 class Outcome:
