@@ -85,6 +85,22 @@ class History:
         """Whether an experiment still has runs that are not over."""
         return bool(self.open_runs(experiment))
 
+    def idea_of(self, experiment: str) -> str:
+        """Return the experiment that had an experiment's idea first: itself, unless it does one anew."""
+        seen = {experiment}
+        while (known := self.experiments.get(experiment)) and known.reworks and known.reworks not in seen:
+            experiment = known.reworks
+            seen.add(experiment)
+        return experiment
+
+    def ideas_in(self, experiment: str) -> frozenset[str]:
+        """Return the ideas that an experiment's code is made of, each as the experiment that had it first."""
+        found, name = set(), self.experiments.get(experiment)
+        while name is not None:
+            found.add(self.idea_of(name.id))
+            name = self.experiments.get(name.parent or "")
+        return frozenset(found)
+
     def handed_back(self) -> list[Experiment]:
         """Return what was measured on an old base, has no verdict, and is left to its author to do anew."""
         best = self.incumbent()

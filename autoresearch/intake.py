@@ -159,6 +159,8 @@ class Intake:
         parent = self._store.history().experiments.get(proposal.parent)
         if parent is None or parent.commit is None:
             return Refusal(reason="parent", detail=f"there is no experiment {proposal.parent}")
+        if refusal := self._redundant(proposal):
+            return refusal
         base, most = self._study.files(parent.id), self._study.target.max_added_chars
         found = admit(proposal, base, self._store.tried_digests(), max_added=most)
         moved = proposal.follows and proposal.base not in {None, proposal.parent}
@@ -168,6 +170,16 @@ class Intake:
             )
             return Refusal(reason="stale", detail=detail)
         return found
+
+    def _redundant(self, proposal: Proposal) -> Refusal | None:
+        """Return a refusal where the idea that a proposal does anew is in its parent's code."""
+        history = self._store.history()
+        idea = history.idea_of(proposal.reworks) if proposal.reworks else None
+        if idea is None or idea not in history.ideas_in(proposal.parent):
+            return None
+        return Refusal(
+            reason="stale", detail=f"the idea of {proposal.reworks} is in {proposal.parent} already"
+        )
 
     def _forget(self, number: int) -> None:
         self._ended.pop(number, None)

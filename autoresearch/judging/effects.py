@@ -3,7 +3,8 @@
 The prior is a mixture, in units of the expected noise of a run; e < 0 is better:
 
     .45  normal, sd 0.29           does nothing that could be measured
-    .15  exponential, mean 1.14    better
+    .12  exponential, mean 1.14    better
+    .03  exponential, mean 9       much better, as early ideas are
     .40  exponential, mean 4.3     worse
 
 found by simulation for searches by language models. Shrinking towards it is what corrects for having
@@ -27,12 +28,12 @@ POINTS = 241
 REACH = 86.0  # noises, to both sides; the points lie closest around nought
 BEND = 6.2
 EDGE = 0.9  # of REACH
-SHARES = (0.45, 0.15, 0.40)  # of ideas that do nothing, help, harm
-NOTHING, BETTER, WORSE = 0.29, 1.14, 4.3  # their scales
+SHARES = (0.45, 0.12, 0.03, 0.40)  # of ideas that do nothing, help, help much, harm
+NOTHING, BETTER, MUCH_BETTER, WORSE = 0.29, 1.14, 9.0, 4.3  # their scales
 # What remains of an idea's effect when the same edits are applied to another base, or when its author
-# does it anew there, and how likely
-STACKED = ((0.35, 1.0), (0.5, 1.0), (0.65, 1.0), (0.8, 3.0), (0.9, 3.0), (1.0, 3.0))
-REWORKED = ((0.35, 0.5), (0.5, 0.5), (0.65, 0.5), (0.8, 1.0), (0.9, 1.0), (1.0, 8.0))
+# does it anew there, and how likely; nothing, where the base has the like of it
+STACKED = ((0.0, 0.3), (0.35, 1.0), (0.5, 1.0), (0.65, 1.0), (0.8, 3.0), (0.9, 3.0), (1.0, 3.0))
+REWORKED = ((0.0, 0.3), (0.35, 0.5), (0.5, 0.5), (0.65, 0.5), (0.8, 1.0), (0.9, 1.0), (1.0, 8.0))
 TAIL_SHARE, TAIL_VARIANCE = 0.05, 8.0  # of a mean of one or two runs: heavier tails, in noises squared
 USELESS = 1 / 7  # noises: an effect that is no better is not worth keeping
 REPLICATE_SDS = 1.5  # how many sds of a mean a typical gain must be for the answer to be clear
@@ -142,14 +143,16 @@ def _grid() -> Vector:
 
 @lru_cache(maxsize=1)
 def _densities() -> Vector:
-    """Return the densities of the three parts of the prior, (3, POINTS), in noises."""
+    """Return the densities of the four parts of the prior, (4, POINTS), in noises."""
     import numpy as np
 
     e = _grid()
     nothing = np.exp(-0.5 * (e / NOTHING) ** 2) / NOTHING / np.sqrt(2 * np.pi)
-    better = np.where(e < 0, np.exp(np.minimum(e, 0) / BETTER) / BETTER, 0.0)
+    better, much = (
+        np.where(e < 0, np.exp(np.minimum(e, 0) / mean) / mean, 0.0) for mean in (BETTER, MUCH_BETTER)
+    )
     worse = np.where(e > 0, np.exp(-np.maximum(e, 0) / WORSE) / WORSE, 0.0)
-    return np.stack([nothing, better, worse])
+    return np.stack([nothing, better, much, worse])
 
 
 @lru_cache(maxsize=2)
