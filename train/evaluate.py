@@ -12,6 +12,7 @@ A model that is shown a row could look at the next token. So its answers are aud
 gets rows in which all after one position is other text, and must predict that position's target as well
 as the first one did. Whatever draws on the future of a row, on other rows or on what it was shown before
 cannot. Positions of one row come in rising order, so that nothing is shown that is still to be predicted.
+The first process ends before edited code begins in the second: in /proc it could tell of the rows it saw.
 On a GPU the logits are too many for a pipe: there `serve` reduces them on the device, and what it claims is
 audited alike.
 
@@ -39,6 +40,7 @@ import numpy as np
 
 import prepare
 from corpus import token_bytes
+from processes import stop
 from supervise import Watched
 
 BATCH_TOKENS = 65_536  # bounds the memory of a batch of logits
@@ -150,6 +152,10 @@ class Served:
             return f"the model's process ended with exit code {self.child.wait(GRACE_SECONDS)}"
         except subprocess.TimeoutExpired:
             return "the model's process closed its pipes"
+
+    def end(self, beside: Served) -> None:
+        """End it and all it started, but not another one."""
+        stop(self.child, beside.watched.pids)
 
     def close(self) -> None:
         """Close our ends of its pipes."""
@@ -329,6 +335,7 @@ def evaluate(held: Held, model: Served, auditor: Served, device: str, timeout: f
     rows = np.concatenate([held.scored, held.hidden])
     nats = claimed(model, rows, device, deadline, reduced=device != "cpu")
     scored = time.monotonic()
+    model.end(auditor)
     seed = int.from_bytes(os.urandom(4), "big")  # nobody can know what will be audited
     found = audit(auditor, rows, nats, device, seed, deadline, math.ceil(AUDITED * len(rows) / count))
     first, second = found.of(0, count), found.of(count, len(rows))

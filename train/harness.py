@@ -55,8 +55,8 @@ class UnfitError(Exception):
 class Models:
     """The two processes that answer for the model, one that is scored and one that audits it.
 
-    They are started while training runs, so that torch is loaded when it ends; until then they wait, and
-    they see neither it nor each other.
+    They are started while training runs, so that torch is loaded when it ends; until then they wait. Edited
+    code runs in one of them at a time: training has ended before the first, and the first before the second.
     """
 
     def __init__(self, spec: Spec, place: Place, *, boxed: bool) -> None:

@@ -203,6 +203,11 @@ class Watched:
         self._before: float | None = None
         self._next_look = 0.0
 
+    @property
+    def pids(self) -> list[int]:
+        """The process, and what listens to its device."""
+        return [self._pid, *self._busy.pids]
+
     def _used(self, usage: Usage) -> float:
         """Return seconds of the CPU, or of the GPU: only one model's process is asked at a time."""
         return usage.cpu if self._spec.device == "cpu" else self._busy.read() or 0.0

@@ -40,6 +40,11 @@ class Answers:
     def __init__(self, serve: ModuleType, model: torch.nn.Module) -> None:
         self._serve, self._model = serve, model
         self.asked: set[tuple[str, tuple[int, ...]]] = set()
+        self.ended = False
+
+    def end(self, beside: Answers) -> None:
+        assert not beside.asked, "no edited code runs in the auditor while what has seen the rows is alive"
+        self.ended = True
 
     def ask(self, want: str, tokens: np.ndarray, at: np.ndarray | None, _deadline: float) -> np.ndarray:
         self.asked.add((want, tokens.shape))
@@ -202,6 +207,7 @@ def test_all_that_is_asked_has_one_shape(grading: Grading, table: torch.Tensor) 
     odd = type(held)(held.scored[:251], held.hidden[:50], held.lengths)
     model, auditor = grading.answers(Model(table)), grading.answers(Model(table))
     found = grading.evaluate.evaluate(odd, model, auditor, "cpu", 100.0)
+    assert model.ended
     assert model.asked == {("logits", (32, 128))}
     assert auditor.asked == {("at", (32, 128))}
     assert found["audit"]["corrected"] == 0
