@@ -40,7 +40,7 @@ import numpy as np
 
 import prepare
 from corpus import token_bytes
-from processes import stop
+from processes import remove, stop
 from supervise import Watched
 
 BATCH_TOKENS = 65_536  # bounds the memory of a batch of logits
@@ -154,8 +154,12 @@ class Served:
             return "the model's process closed its pipes"
 
     def end(self, beside: Served) -> None:
-        """End it and all it started, but not another one."""
+        """End it and all it started, but not another one, and remove what it wrote.
+
+        Links can be read, and sizes told, where files cannot: Landlock does not govern these.
+        """
         stop(self.child, beside.watched.pids)
+        remove(self.watched.folder)
 
     def close(self) -> None:
         """Close our ends of its pipes."""

@@ -198,7 +198,7 @@ class Watched:
     """
 
     def __init__(self, pid: int, folder: Path, spec: Spec, busy: Busy) -> None:
-        self._pid, self._folder, self._spec, self._busy = pid, folder, spec, busy
+        self._pid, self.folder, self._spec, self._busy = pid, folder, spec, busy
         self._costs: list[float] = []
         self._before: float | None = None
         self._next_look = 0.0
@@ -235,7 +235,7 @@ class Watched:
                 "over_budget",
                 f"its model took {spent:.0f} s to answer, in a budget of {spec.budget:g} s",
             )
-        return too_much(usage, self._folder, spec)
+        return too_much(usage, self.folder, spec)
 
     def late(self) -> float:
         """Return the seconds it used for its first answer beyond those of a usual one."""
