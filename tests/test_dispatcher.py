@@ -315,6 +315,20 @@ def test_when_the_best_moves_what_waits_moves_along_or_is_handed_back(lab: Lab) 
     assert moved == [("2", "e0002"), ("3", "e0002")]
 
 
+def test_an_idea_that_is_in_the_best_already_is_not_done_anew(lab: Lab) -> None:
+    """Its author was asked to do it anew before it was kept as it stood."""
+    again = dataclasses.replace(set_x(1.4), edits=(Edit(old="X = 1.5", new="X = 1.4"),))
+    again = dataclasses.replace(again, parent="e0002", reworks="e0002")
+
+    def propose(brief: Brief, n: int) -> list[Proposal]:
+        del n
+        return [set_x(1.5)] if brief.parent == "e0001" else [again]
+
+    study, _ = lab.run(propose, lab.config(workers=1, budget=Budget(experiments=3)))
+    assert study.store.history().experiments["e0002"].verdict is Verdict.KEEP
+    assert "stale: the idea of e0002 is in e0002 already" in {r.reason for r in study.store.refusals(50)}
+
+
 def test_ideas_wait_as_proposals_and_become_experiments_when_a_worker_is_free(lab: Lab) -> None:
     seen: list[int] = []
 

@@ -155,6 +155,42 @@ def test_a_winner_done_anew_is_over_unless_that_crashed() -> None:
     assert "e0003" not in verdicts(decide(moved(broken), now=330.0))
 
 
+def test_an_idea_that_is_in_the_best_already_is_over_wherever_it_was_tried() -> None:
+    """e0004 does anew, on the old base, what e0002 was kept for."""
+    twin = [replace(experiment(4), reworks="e0002"), measured("e0004.1", 0.994, 500.0, worker=3)]
+    past = moved(*twin)
+    assert past.ideas_in("e0002") == {"e0001", "e0002"}
+    assert past.idea_of("e0004") == "e0002"
+    assert verdicts(decide(past, now=501.0))["e0004"] is Verdict.DISCARD
+
+
+def test_what_shows_no_effect_on_a_base_that_has_it_is_not_kept_for_what_it_did_before() -> None:
+    """A winner done anew that measures nothing here is no winner here."""
+    anew = replace(experiment(4, parent="e0002"), reworks="e0003")
+    past = moved(anew, measured("e0004.1", 0.99, 500.0, worker=3))
+    assert verdicts(decide(past, now=501.0)).get("e0004") is not Verdict.KEEP
+
+
+def test_an_old_winner_that_may_be_better_than_the_best_is_confirmed_as_it_stands() -> None:
+    past = moved(experiment(4), measured("e0004.1", 0.988, 500.0, worker=3))
+    wanted = [d for d in decide(past, now=501.0) if isinstance(d, Order) and d.purpose is Purpose.CONFIRM]
+    assert "e0004" in {d.experiment for d in wanted}
+
+
+def test_little_is_left_while_much_is_to_be_had() -> None:
+    """What was worth a confirmation after poor runs is not after a run that gained ten noises."""
+    little = [experiment(3, parent="e0002"), measured("e0003.1", 0.9888, 500.0, worker=2)]
+    poor = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 300.0)]
+    controls = [
+        measured(f"e0002.{i}", 0.99, 400.0 + i, worker=i, purpose=Purpose.CALIBRATE) for i in range(2, 8)
+    ]
+    past = history(*base(), *poor, *controls, *little)
+    kept_on = verdicts(decide(past, now=501.0, pace=0.0))
+    let_go = verdicts(decide(past, now=501.0, pace=2.0))
+    assert "e0003" not in kept_on
+    assert let_go["e0003"] is Verdict.DISCARD
+
+
 def test_code_that_beats_todays_best_as_it_stands_is_kept_whatever_its_base() -> None:
     past = moved(experiment(4), measured("e0004.1", 0.97, 500.0))
     assert verdicts(decide(past)) == {"e0004": Verdict.KEEP}

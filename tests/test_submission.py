@@ -225,6 +225,16 @@ def test_a_queued_run_is_cancelled_at_once_and_one_in_flight_when_it_has_ended(s
     assert store.run("e0001.1").state is RunState.CANCELLED
 
 
+def test_confirming_what_is_kept_tells_its_value_and_confirming_else_decides(study: Study) -> None:
+    """Of a kept experiment nothing hangs on such a run any more: it counts for the claimed value."""
+    store = study.store
+    (before,) = store.confirm("e0001", 4, kind=None, study_seed=0, why="asked for", now=NOW)
+    assert store.run(before).purpose is Purpose.CONFIRM
+    assert store.decide("e0001", Verdict.KEEP, "baseline", NOW)
+    (after,) = store.confirm("e0001", 5, kind=None, study_seed=0, why="asked for", now=NOW)
+    assert store.run(after).purpose is Purpose.CALIBRATE
+
+
 def test_confirming_again_queues_only_what_is_missing(study: Study) -> None:
     def confirm(count: int) -> list[str]:
         return study.store.confirm("e0001", count, kind=None, study_seed=0, why="asked for", now=NOW)

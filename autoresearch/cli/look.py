@@ -16,6 +16,7 @@ from autoresearch.errors import NotFoundError, UsageError
 from autoresearch.experiment import Run, RunState
 from autoresearch.files import write_whole
 from autoresearch.history import History
+from autoresearch.judging.stacking import interaction
 from autoresearch.report import Row
 from autoresearch.report import results as result_rows
 from autoresearch.study import Study
@@ -165,7 +166,7 @@ def show(folder: Path, study: str | None, experiment: str, *, as_json: bool) -> 
 
 def _believed(opened: Study, history: History, id_: str) -> dict[str, Any]:
     """Return what all runs say of an experiment's effect on its base; nothing where they say nothing."""
-    experiment, learner = history.experiments[id_], learned(opened, history)
+    learner = learned(opened, history)
     prospect = learner.prospect(history, id_) if learner else None
     if learner is None or prospect is None:
         return {}
@@ -174,10 +175,8 @@ def _believed(opened: Study, history: History, id_: str) -> dict[str, Any]:
         "probability_better": round(1 - prospect.useless, 4),
         "tried": sum(learner.compared.values()),
     }
-    earlier = learner.prospect(history, experiment.reworks) if experiment.reworks else None
-    if earlier is not None:
-        told |= {"reworks": experiment.reworks, "effect_there": round(-history.goal.sign * earlier.gain, 6)}
-    return told
+    found = interaction(history, learner, id_)
+    return told if found is None else told | {"reworks": found.earlier, **found.figures()}
 
 
 def _belief_lines(told: Mapping[str, Any]) -> Iterator[str]:
@@ -186,7 +185,12 @@ def _belief_lines(told: Mapping[str, Any]) -> Iterator[str]:
     effect, better = f"{told['expected_effect']:+.5f}", f"{min(told['probability_better'], 0.9999):.4g}"
     yield f"effect on its base {effect}, better with P {better}, given the {told['tried']} measured so far"
     if "reworks" in told:
-        yield f"does {told['reworks']} anew, which was worth {told['effect_there']:+.5f} on its own base"
+        differs = f"{told['interaction']:+.5f} {plus_minus()}{told['interaction_error']:.5f}"
+        word = "they interact" if told["interacts"] else "no more than noise"
+        yield (
+            f"does {told['reworks']} anew: measured {told['effect_here']:+.5f}, on its first base"
+            f" {told['effect_there']:+.5f}; {differs}, {word}"
+        )
 
 
 def _flags(run: Run) -> tuple[str, ...]:

@@ -14,10 +14,12 @@ from autoresearch.cli.output import fit, print_json
 from autoresearch.errors import NotFoundError
 from autoresearch.history import History
 from autoresearch.judging.learning import Learner
+from autoresearch.judging.stacking import held, interactions
 from autoresearch.judging.state import Gaussian
 from autoresearch.trust import Gap, gap_of
 
 RUNS = (1, 2, 4)
+MOST_SHOWN = 3  # interactions
 SDS = 1.96  # a difference that shows in 95 of 100
 
 
@@ -65,11 +67,31 @@ def account(history: History, learner: Learner, best: str) -> dict[str, Any]:
         },
         "resolves": {str(n): round(resolution(learner, best, n), 6) for n in RUNS},
         "second_split": _second_split(gap_of(history)),
+        "stacking": _stacking(history, learner),
         "keeps": len(risks),
         "useless_keeps_expected": round(sum(risks) / len(risks), 4) if risks else None,
         "workers": [
             {"worker": name, "kind": kind, **_interval("offset", belief.offset(name), history)}
             for name, kind in sorted(workers.items())
+        ],
+    }
+
+
+def _stacking(history: History, learner: Learner) -> dict[str, Any] | None:
+    """Return how ideas went together that were measured on two bases; None where none was."""
+    found = interactions(history, learner)
+    if not found:
+        return None
+    share = held(found)
+    clear = sorted((each for each in found if each.clear), key=lambda each: -abs(each.difference))
+    return {
+        "ideas": len(found),
+        "held": round(share[0], 3) if share else None,
+        "held_error": round(share[1], 3) if share else None,
+        "interactions": len(clear),
+        "largest": [
+            {"experiment": each.experiment, "reworks": each.earlier, **each.figures()}
+            for each in clear[:MOST_SHOWN]
         ],
     }
 
@@ -102,6 +124,21 @@ def _interval(name: str, found: Gaussian | None, history: History) -> dict[str, 
     }
 
 
+def _stacking_lines(told: Mapping[str, Any] | None) -> Iterator[str]:
+    if told is None:
+        return
+    pm = plus_minus()
+    held = "" if told["held"] is None else f", where {told['held']:.0%} {pm}{told['held_error']:.0%} held"
+    ideas = "1 idea was" if told["ideas"] == 1 else f"{told['ideas']} ideas were"
+    yield f"stacking   {ideas} measured on another base too{held}; {told['interactions']} interact"
+    for each in told["largest"]:
+        differs = f"{each['interaction']:+.5f} {pm}{each['interaction_error']:.5f}"
+        yield (
+            f"           {each['experiment']} {each['effect_here']:+.5f}, as {each['reworks']}"
+            f" {each['effect_there']:+.5f}: {differs}"
+        )
+
+
 def _lines(tag: str, told: Mapping[str, Any]) -> Iterator[str]:
     pm = plus_minus()
     yield f"{tag}: what its runs tell of their noise"
@@ -119,6 +156,7 @@ def _lines(tag: str, told: Mapping[str, Any]) -> Iterator[str]:
         lost = f"{split['gain'] - split['hidden_gain']:+.5f} {pm}{split['error']:.5f}"
         word = "it is overfitted" if split["overfitted"] else "no sign of overfitting"
         yield f"second     split: the best's gain of {split['gain']:.5f} loses {lost} there: {word}"
+    yield from _stacking_lines(told["stacking"])
     if told["keeps"]:
         share, most = f"{told['useless_keeps_expected']:.1%}", f"{told['target']:.0%}"
         yield f"keeps      {told['keeps']}, of which {share} are expected to be useless; {most} may be"

@@ -39,13 +39,19 @@ class RunTable(Database):
     def confirm(
         self, experiment: str, count: int, *, kind: str | None, study_seed: int, why: str, now: float
     ) -> list[str]:
-        """Queue runs until so many of an experiment are open; return the new ones' ids."""
+        """Queue runs until so many of an experiment are open; return the new ones' ids.
+
+        Those of a kept one are controls: nothing hangs on them, so they tell what it is worth.
+        """
         marks = ",".join("?" * len(OVER))
         open_ = f"select count(*) from run where experiment = ? and state not in ({marks})"
+        kept = "select 1 from experiment where id = ? and verdict = 'keep'"
         with self._write() as db:
             already = int(db.execute(open_, (experiment, *OVER)).fetchone()[0])
+            judged = db.execute(kept, (experiment,)).fetchone() is not None
+            purpose = Purpose.CALIBRATE if judged else Purpose.CONFIRM
             return [
-                insert_run(db, experiment, Purpose.CONFIRM, kind, study_seed, why, now)
+                insert_run(db, experiment, purpose, kind, study_seed, why, now)
                 for _ in range(count - already)
             ]
 
