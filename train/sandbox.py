@@ -40,7 +40,7 @@ _TRUNCATE, _IOCTL = 1 << 14, 1 << 15
 _ANY_FS = {1: 13, 2: 14, 3: 15, 4: 15}  # by ABI: how many kinds of access to files it governs; later 16
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
-_THREADS = "/proc/self/task"
+_ITSELF, _THREADS = "/proc/self", "/proc/self/task"
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _FILTER = 38, 24, 22, 2
 EXIT_REFUSED = 97  # the kernel refused the box
 TRUNCATE_ABI, SIGNALS_ABI = 3, 6  # from which Landlock governs truncating, and keeps signals inside
@@ -76,6 +76,18 @@ _PRETENDED = {
     "removexattrat": (466, 466), "file_setattr": (469, 469),
 }  # fmt: skip
 _UNCOUNTED = {"memfd_create": (319, 279), "memfd_secret": (447, 447)}  # memory that is nobody's resident one
+_WATCHES = {"inotify_init": (253, None), "inotify_init1": (294, 26)}  # of what others open, of all files
+_FLOCK = {"flock": (73, 32)}  # pretended: locks of files that all may read carry word between boxes
+_LOCKS = (
+    5,
+    6,
+    7,
+    36,
+    37,
+    38,
+    1024,
+    1026,
+)  # the same of fcntl: F_(OFD_)GETLK, SETLK, SETLKW, SETLEASE, NOTIFY
 _SOCKET, _AF_UNIX = {"socket": (41, 198)}, 1
 _ON_OURSELVES = {"prlimit64": (302, 261)}  # allowed where the first argument is 0
 _ON_OWN_PROCESS = {  # allowed where the first argument is our own process, before Landlock held signals
@@ -110,6 +122,7 @@ class Box:
     devices: tuple[str, ...] = ()  # files and folders to read, write and control
     processes: bool = False  # whether programs may be started
     unix_sockets: bool = False  # whether sockets of this machine's own may be made
+    itself: bool = False  # whether the process, not those it starts, may read of itself in /proc
     named_threads: bool = False  # whether the process, not those it starts, may name its threads
     memory_bytes: int | None = None  # of private memory, each process
     file_bytes: int | None = None  # the largest file that can be written
@@ -188,10 +201,14 @@ def _restrict_files(box: Box, abi: int) -> None:
     ):
         for path in paths:
             _allow(libc, ruleset, path, access & every)
-    if box.named_threads:
-        _allow(libc, ruleset, _THREADS, (_READ | _WRITE_FILE | _TRUNCATE) & every)
-        # The rule is about an inode of /proc, which is another one once the kernel has forgotten it.
-        libc.open(_THREADS.encode(), os.O_PATH)  # left open for good, in what is run next, too
+    for wanted, path, access in (
+        (box.itself, _ITSELF, _READ),
+        (box.named_threads, _THREADS, _READ | _WRITE_FILE | _TRUNCATE),
+    ):
+        if wanted:
+            _allow(libc, ruleset, path, access & every)
+            # The rule is about an inode of /proc, which is another one once the kernel has forgotten it.
+            libc.open(path.encode(), os.O_PATH)  # left open for good, in what is run next, too
     if libc.syscall(_RESTRICT_SELF, ruleset, 0) != 0:
         raise SandboxError(f"Landlock: cannot enter: {os.strerror(ctypes.get_errno())}")
     os.close(ruleset)
@@ -277,14 +294,16 @@ def _program(box: Box, abi: int) -> bytes:
     if abi < SIGNALS_ABI:
         made.judge(_ON_OWN_PROCESS, 0, (os.getpid(),), _ALLOW, _REFUSED)
         made.answer(_SIGNALS_BY_OTHER_WAYS, _REFUSED)
-        made.judge(_FCNTL, 1, _OWNERS, _REFUSED, _ALLOW)
+    commands = (_OWNERS if abi < SIGNALS_ABI else ()) + (() if box.processes else _LOCKS)
+    made.judge(_FCNTL, 1, commands, _REFUSED, _ALLOW)
     if abi < TRUNCATE_ABI:
         made.answer(_TRUNCATES, _REFUSED)
         made.answer(_OPENAT2, _UNKNOWN)
         for names, argument in _OPENS:
             made.judge(names, argument, _O_TRUNC_UNWRITTEN, _REFUSED, _ALLOW, _O_TRUNC_AND_MODE)
     if not box.processes:
-        made.answer(_FORKS | _UNCOUNTED, _REFUSED)
+        made.answer(_FORKS | _UNCOUNTED | _WATCHES, _REFUSED)
+        made.answer(_FLOCK, _DONE)
         made.judge({"sched_setaffinity": (203, 122)}, 0, (0,), _ALLOW, _REFUSED)
     made.add(_EQUAL, _CLONE[made.column], 0, 5 if not box.processes else 3)
     made.add(_LOAD, _ARGUMENTS)

@@ -31,10 +31,13 @@ from spec import HERE, Spec
 
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store"),
-    *("/sys", "/proc", "/run/opengl-driver", "/run/nvidia-persistenced", "/opt/nvidia", "/opt/rocm"),
+    *("/sys", "/run/opengl-driver", "/run/nvidia-persistenced", "/opt/nvidia", "/opt/rocm"),
     *("/etc/ld.so.cache", "/etc/localtime", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group"),
     *("/etc/alternatives", "/etc/OpenCL", "/etc/vulkan"),
 )
+# What /proc tells of the machine. What it tells of processes carries word from one box to another: each may
+# write its own command line, and a run that is measured has seen what another one would like to train on.
+MACHINE = ("cpuinfo", "meminfo", "stat", "uptime", "loadavg", "version", "filesystems", "devices", "sys")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GPU_DEVICES = ("nvidia*", "kfd", "dri", "dxg")  # in /dev
 SHARED_MEMORY = "/dev/shm"  # compilers' helpers on GPUs need it; nothing on a CPU does
@@ -197,15 +200,18 @@ def _box(spec: Spec, place: Place, reads: tuple[str, ...], writes: tuple[str, ..
     read, listed = _programs()
     own = [str(prepare.cache_dir() / name) for name in TRAINING_FILES]
     own += [str(place.root / "code"), *map(str, sorted(HERE.glob("*.py")))]
+    alone = spec.device == "cpu"
+    told = [f"/proc/{name}" for name in MACHINE] if alone else ["/proc"]
     return Box(
-        read=(*read, *own, *reads),
+        read=(*read, *told, *own, *reads),
         listed=(*listed, str(HERE)),
         write=writes,
         devices=(*DEVICES, *(gpus if spec.device == "cuda" else ())),
-        processes=spec.device != "cpu",
+        processes=not alone,
+        itself=alone,
         unix_sockets=spec.device == "cuda",  # its driver makes one, with an abstract name
         named_threads=spec.device == "cuda",  # cuInit() fails (error 304) where it cannot name its thread
-        memory_bytes=spec.memory_bytes if spec.device == "cpu" else None,
+        memory_bytes=spec.memory_bytes if alone else None,
         file_bytes=spec.disk_bytes,
     )
 

@@ -185,6 +185,36 @@ def test_a_process_may_name_its_threads_where_a_driver_has_to(cell: Cell) -> Non
     assert "PermissionError" in cell.run("open('/proc/sys/kernel/core_pattern', 'r+')", box)[1]
 
 
+def test_nothing_is_read_of_other_processes_and_all_of_itself(cell: Cell) -> None:
+    """A command line can be rewritten by its process: it would carry word from one box to another."""
+    proc = ("/proc/cpuinfo", "/proc/meminfo", "/proc/sys")
+    box = cell.box(itself=True, read=(*(path for path in SYSTEM if path != "/proc"), *proc))
+    code = """
+        import os
+        for name in ('cmdline', 'maps', 'status', f'task/{os.getpid()}/comm'):
+            open(f'/proc/self/{name}').read()
+        open('/proc/meminfo').read(), open('/proc/sys/vm/overcommit_memory').read()
+    """
+    assert cell.run(code, box)[0] == 0, cell.run(code, box)
+    for name in ("cmdline", "comm", "stat", "status", f"task/{os.getpid()}/comm"):
+        assert cell.differs(f"open('/proc/{os.getpid()}/{name}')", box).startswith(REFUSED)
+    assert cell.differs("open('/proc/locks')", box).startswith(REFUSED)
+
+
+def test_locks_and_watches_carry_no_word(cell: Cell) -> None:
+    held = "import fcntl, os; held = os.open('/usr/bin/env', os.O_RDONLY); "
+    for command in ("fcntl.lockf(held, fcntl.LOCK_SH)", "fcntl.fcntl(held, fcntl.F_NOTIFY, 0)"):
+        assert "PermissionError" in cell.run(held + command, cell.box())[1]
+    both = (
+        "other = os.open('/usr/bin/env', os.O_RDONLY); fcntl.flock(held, fcntl.LOCK_EX); "
+        "fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    )
+    assert "BlockingIOError" in cell.run(held + both, None)[1]
+    assert cell.run(held + both, cell.box()) == (0, "")
+    watch = "import ctypes; raise SystemExit(ctypes.CDLL(None).inotify_init1(0) < 0)"
+    assert (cell.run(watch, None)[0], cell.run(watch, cell.box())[0]) == (0, 1)
+
+
 def test_memory_and_files_are_limited(cell: Cell) -> None:
     box = cell.box(memory_bytes=200 << 20, file_bytes=1 << 20)
     assert cell.run("x = bytearray(50 << 20)", box)[0] == 0
