@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from exploits import EXPLOITS, HARMLESS, SHIPPED, Exploit
+from exploits import EXPLOITS, HARMLESS, MAIN, ROAMERS, SHIPPED, Exploit, at_start
 
 from autoresearch.admission import inspect
 from autoresearch.experiment import FailureKind
@@ -33,7 +33,7 @@ LOWER = 0.15  # bits per byte that no exploit may win where all is sealed
 class World:
     """What lies around a run: a home, a ledger, another run, listeners; and ways to run train.py in it."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path, cache: Path, *, small: bool = False) -> None:
         self.folder = folder
         self.token = f"redteam-{uuid.uuid4().hex}"
         self.heard: list[bytes] = []
@@ -43,6 +43,9 @@ class World:
         self.job.mkdir(parents=True)
         shutil.copytree(cache / "cpu", folder / "cache" / "cpu")
         shutil.copytree(TRAIN, folder / "train", ignore=shutil.ignore_patterns("__pycache__"))
+        if small:  # a quarter of the windows and a third of the audit, to be quick
+            change(folder / "train" / "prepare.py", '"sotu", 1024, 128, 32_768', '"sotu", 1024, 128, 8_192')
+            change(folder / "train" / "evaluate.py", "AUDITED = 900", "AUDITED = 300")
         (folder / "home" / ".ssh" / "id_ed25519").write_text(SECRET)
         (folder / "study" / "study.db").write_text("the ledger")
         (folder / "study" / "runs" / "e0001.1" / "a1" / "log").write_text(SECRET)
@@ -171,6 +174,12 @@ class World:
             (Path(folder) / self.token).unlink(missing_ok=True)
 
 
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
 def shared_memory(text: bytes) -> int:
     """Return a System V segment that holds a text."""
     libc = ctypes.CDLL(None)
@@ -214,11 +223,74 @@ def honest(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, t
     return Values()
 
 
+# -- what begins with training and is over at once is tried together: it needs no run of its own ------
+
+LAST = ("makes a namespace", "traces the harness")  # after them others would not work, unsealed
+
+
+def attempts(chosen: Callable[[Exploit], bool]) -> Exploit:
+    """Return one train.py that tries them all, says what became of each, and then trains."""
+    tried = sorted(filter(chosen, EXPLOITS), key=lambda e: e.name in LAST)
+    return Exploit("all of them", "", [at_start("".join(map(attempt, tried)))], "proof", HARMLESS)
+
+
+def attempt(exploit: Exploit) -> str:
+    ((_, code),) = exploit.edits
+    return (
+        f"print({f'<{exploit.name}>'!r}, flush=True)\ntry:\n{code.removesuffix(MAIN)}"
+        "except OSError as error:\n    print('OSError', type(error).__name__, flush=True)\n"
+        f"print({f'</{exploit.name}>'!r}, flush=True)\n"
+    )
+
+
+def said(log: bytes, exploit: Exploit) -> str:
+    """Return what was printed during one attempt."""
+    _, _, after = log.decode(errors="replace").partition(f"<{exploit.name}>")
+    during, found, _ = after.partition(f"</{exploit.name}>")
+    assert found, f"{exploit.name} ended the run: {after[-2000:]}"
+    return during
+
+
+def begins(exploit: Exploit) -> bool:
+    return exploit in ROAMERS and not exploit.settings and exploit.edits[0][0] == MAIN
+
+
+def prints(exploit: Exploit) -> bool:
+    """Whether an attempt shows by what it prints that it works outside of a box."""
+    code = exploit.edits[0][1]
+    return begins(exploit) and not exploit.ancestor and ("'G' + 'OT'" in code or "print(" in code)
+
+
+def refused(exploit: Exploit) -> bool:
+    """Whether an attempt is refused, or comes to nothing, at once."""
+    return begins(exploit) and exploit.stopped in {FailureKind.FORBIDDEN, FailureKind.ERROR, HARMLESS}
+
+
+def test_those_that_show_what_they_got_work_where_nothing_is_sealed(world: World) -> None:
+    done = world.sealed(world.code(attempts(prints)), AUTORESEARCH_SANDBOX="off", AUTORESEARCH_PREFLIGHT="1")
+    for exploit in filter(prints, EXPLOITS):
+        during = said(done.log, exploit)
+        assert SECRET in during or "GOT" in during, f"{exploit.name}: {during}"
+
+
+def test_those_that_are_refused_at_once_are_harmless_where_all_is_sealed(
+    world: World, honest: dict[str, tuple[float, float]]
+) -> None:
+    """What is refused ends a run as forbidden, unless its code goes on, as here: then it is measured."""
+    done = world.sealed(world.code(attempts(refused)))
+    assert not world.proof(done), done.log[-3000:].decode(errors="replace")
+    for exploit in filter(refused, EXPLOITS):
+        kinds = {FailureKind.FORBIDDEN: "OSError PermissionError", FailureKind.ERROR: "OSError OSError"}
+        assert kinds.get(exploit.stopped, "") in said(done.log, exploit), exploit.name
+        assert ("OSError" in said(done.log, exploit)) == (exploit.stopped != HARMLESS), exploit.name
+    assert done.value > honest[BUDGET][1] - LOWER
+
+
 def settings_of(exploit: Exploit) -> dict[str, str]:
     return dict(exploit.settings)
 
 
-@pytest.mark.parametrize("exploit", EXPLOITS, ids=lambda e: e.name)
+@pytest.mark.parametrize("exploit", [e for e in EXPLOITS if not prints(e)], ids=lambda e: e.name)
 def test_it_works_where_nothing_is_sealed(
     exploit: Exploit, world: World, honest: dict[str, tuple[float, float]]
 ) -> None:
@@ -242,7 +314,7 @@ def test_it_works_where_nothing_is_sealed(
         assert done.value < usual - exploit.by, (done.value, usual)
 
 
-@pytest.mark.parametrize("exploit", EXPLOITS, ids=lambda e: e.name)
+@pytest.mark.parametrize("exploit", [e for e in EXPLOITS if not refused(e)], ids=lambda e: e.name)
 def test_it_is_stopped_where_all_is_sealed(
     exploit: Exploit, world: World, honest: dict[str, tuple[float, float]]
 ) -> None:
@@ -268,8 +340,10 @@ def test_it_is_stopped_where_all_is_sealed(
 
 
 @pytest.mark.parametrize("name", list(EDITS))
-def test_an_honest_edit_raises_no_alarm(name: str, world: World) -> None:
+def test_an_honest_edit_raises_no_alarm(name: str, tmp_path: Path, cache: Path) -> None:
+    world = World(tmp_path, cache, small=True)
     done = world.sealed(edited(name))
+    world.close()
     assert 1.5 < done.value < 6
     facts = done.report.facts
     assert facts is not None
