@@ -164,6 +164,13 @@ def told(study: Study, *words: str) -> str:
         ("results",),
         ("brief",),
         ("notebook",),
+        ("show", "e0003"),
+        ("show", "e0006"),
+        ("log", "e0003"),
+        ("diff", "e0003"),
+        ("verify",),
+        ("brief", "--code"),
+        ("wait", "--timeout", "0"),
     ],
     ids=" ".join,
 )
