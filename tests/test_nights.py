@@ -54,7 +54,7 @@ def test_a_recorded_study_is_replayed_to_its_last_idea() -> None:
 @pytest.mark.slow
 def test_identical_code_is_hardly_ever_kept() -> None:
     """200 and more tries a night of code that is the best's: at most one in twenty is kept."""
-    nights = [simulate(SAME, posterior_policy, workers=POOL, hours=2.5, seed=seed) for seed in range(3)]
+    nights = [simulate(SAME, posterior_policy, workers=POOL, hours=3.0, seed=seed) for seed in range(3)]
     assert all(night.experiments >= 200 for night in nights)
     assert sum(night.keeps for night in nights) <= 0.05 * sum(night.experiments for night in nights)
     assert all(night.useless == night.keeps for night in nights), "the world knows that none was better"
