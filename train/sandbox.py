@@ -302,7 +302,8 @@ def _program(box: Box, abi: int) -> bytes:
         for names, argument in _OPENS:
             made.judge(names, argument, _O_TRUNC_UNWRITTEN, _REFUSED, _ALLOW, _O_TRUNC_AND_MODE)
     if not box.processes:
-        made.answer(_FORKS | _UNCOUNTED | _WATCHES, _REFUSED)
+        for calls in (_FORKS, _UNCOUNTED, _WATCHES):
+            made.answer(calls, _REFUSED)
         made.answer(_FLOCK, _DONE)
         made.judge({"sched_setaffinity": (203, 122)}, 0, (0,), _ALLOW, _REFUSED)
     made.add(_EQUAL, _CLONE[made.column], 0, 5 if not box.processes else 3)
