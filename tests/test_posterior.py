@@ -172,7 +172,7 @@ def test_what_shows_no_effect_on_a_base_that_has_it_is_not_kept_for_what_it_did_
 
 
 def test_an_old_winner_that_may_be_better_than_the_best_is_confirmed_as_it_stands() -> None:
-    past = moved(experiment(4), measured("e0004.1", 0.988, 500.0, worker=3))
+    past = moved(experiment(4), measured("e0004.1", 0.986, 500.0, worker=3))
     wanted = [d for d in decide(past, now=501.0) if isinstance(d, Order) and d.purpose is Purpose.CONFIRM]
     assert "e0004" in {d.experiment for d in wanted}
 

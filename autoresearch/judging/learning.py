@@ -65,7 +65,7 @@ class Learner:
     ) -> None:
         """Expect runs to differ by that standard deviation; None: as those of the baseline do.
 
-        The switches are for benchmarks: shares of ideas that do nothing, help, help much, harm; how workers
+        The switches are for benchmarks: shares of ideas that do nothing, help and harm; how workers
         drift; whether they differ at all; whether what its author does anew holds better than
         what is merely stacked.
         """

@@ -89,7 +89,7 @@ class PosteriorPolicy:
         """
         self._judging = judging
         self._rules = rules = rules or Rules(target=judging.useless_keeps)
-        shares = SHARES if rules.shrinks else (0.0, 0.5, 0.0, 0.5)
+        shares = SHARES if rules.shrinks else (0.0, 0.5, 0.5)
         self.learner = Learner(
             first_kind,
             noise,
