@@ -177,20 +177,6 @@ def test_an_old_winner_that_may_be_better_than_the_best_is_confirmed_as_it_stand
     assert "e0004" in {d.experiment for d in wanted}
 
 
-def test_little_is_left_while_much_is_to_be_had() -> None:
-    """What was worth a confirmation after poor runs is not after a run that gained ten noises."""
-    little = [experiment(3, parent="e0002"), measured("e0003.1", 0.9888, 500.0, worker=2)]
-    poor = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 300.0)]
-    controls = [
-        measured(f"e0002.{i}", 0.99, 400.0 + i, worker=i, purpose=Purpose.CALIBRATE) for i in range(2, 8)
-    ]
-    past = history(*base(), *poor, *controls, *little)
-    kept_on = verdicts(decide(past, now=501.0, pace=0.0))
-    let_go = verdicts(decide(past, now=501.0, pace=2.0))
-    assert "e0003" not in kept_on
-    assert let_go["e0003"] is Verdict.DISCARD
-
-
 def test_code_that_beats_todays_best_as_it_stands_is_kept_whatever_its_base() -> None:
     past = moved(experiment(4), measured("e0004.1", 0.97, 500.0))
     assert verdicts(decide(past)) == {"e0004": Verdict.KEEP}

@@ -107,8 +107,6 @@ class Belief(State):
         self._average_of: tuple[str, int] = ("", -1)
         self._average: tuple[Vector, Vector] = (self._mean, self._mean)
         self.version = 0  # changes with every event
-        self.runs = 0  # taken in
-        self.kept_after: dict[str, int] = {}  # how many of them, when a code was kept
 
     # -- taking in -------------------------------------------------------------------------------
 
@@ -161,7 +159,6 @@ class Belief(State):
         else:
             listener.first_measured(history, name)
         earlier.append(run)
-        self.runs += 1
         if name in self._early:
             self._early.discard(name)
             self._keep(history, name, listener)
@@ -178,7 +175,6 @@ class Belief(State):
     def _keep(self, history: History, name: str, listener: Listener) -> None:
         """Give a kept code a value: its parent's, its effect, and what its runs say."""
         self._kept.add(name)
-        self.kept_after[name] = self.runs
         parent = history.experiments[name].parent or BASELINE
         runs = self._runs.get(name, [])
         if parent not in self._index:  # kept from code that never was the best

@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from autoresearch.judging.state import Vector
 
 FIRST_RUNS = 3  # of the baseline, that tell it where nothing is expected
-MEMORY = 80.0  # runs, in which what a run has brought fades to a third; before there are any it is
-FIRST_PACE, FIRST_PACE_RUNS = 0.1, 32.0  # this much, in noises, as if so many had told it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,16 +120,6 @@ class Learner:
         if self._known[0] != key:
             self._known = (key, tuple(self._assess(history, undecided, incumbent)))
         return self._known[1]
-
-    def pace(self, history: History) -> float:
-        """Return by how much a run has improved the best lately: all gains over all runs, as they fade."""
-        belief = self.belief
-        gained = FIRST_PACE * FIRST_PACE_RUNS * self.unit
-        for before, kept in pairwise(e.id for e in history.lineage()):
-            if belief.knows(before) and belief.knows(kept):
-                gain = belief.difference(before, kept).mean
-                gained += max(0.0, gain) * math.exp((belief.kept_after[kept] - belief.runs) / MEMORY)
-        return gained / (FIRST_PACE_RUNS + MEMORY * (1 - math.exp(-belief.runs / MEMORY)))
 
     def worth(self, experiment: str) -> float:
         """Return what a run of a candidate was worth at the last look; infinite where it is none."""

@@ -3,9 +3,7 @@
     keep     an experiment whose probability of being useless is small enough: at most JUMP times the
              error target alone, and with it the expected share of useless keeps within the target
              (the posterior expected false discovery rate, Mueller et al. 2004)
-    drop     one whose expected improvement per run still needed is too small: less than a share of
-             what a run has brought lately, so that what is little is left while much is to be had
-             (the marginal value theorem, Charnov 1976)
+    drop     one whose expected improvement per run still needed is too small
     confirm  the others, the most promising first, on workers that have not measured them
     control  the incumbent itself, until its value is known well enough for what it is compared with
     stack    a winner on an old base is done anew on today's: by the agent where much is at stake and
@@ -53,16 +51,14 @@ class Rules:
 
     target: float = 0.05  # share of keeps that may be useless
     jump: float = 2.4  # times the target: what one keep may risk
-    worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped, and
-    pace: float = 0.25  # the share of what runs have brought lately that it may not be below
-    baseline_share: float = 0.25  # of the workers of each kind, that begin with the baseline
+    worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped
+    baseline_share: float = 0.5  # of the workers of each kind, that begin with the baseline
     at_once: int = 3  # confirmations of one experiment at once
     confirms: float = 0.5  # of all workers
     controls: float = 0.25
     base_runs: float = 20.0  # the best should be known as well as by so many runs
     base_start: float = 6.0  # to begin with, and per experiment compared with it:
     base_growth: float = 0.5
-    relax: float = 0.5  # by this power of how far the pace lifts the bar, the best may be known less well
     much: float = 0.0  # a stale winner of more is for the agent to do anew
     patience: float = 4.0  # for that, in runs' times; before it has ever done so:
     trial: float = 1.0
@@ -221,7 +217,7 @@ class PosteriorPolicy:
         self, history: History, candidates: Sequence[Candidate], incumbent: Experiment
     ) -> tuple[list[Decision], list[Candidate]]:
         """Return the verdicts on what is over, and what is still to be measured."""
-        bar = self._floor() * self._lift(history)
+        bar = self._bar()
         most = self._rules.most_runs * max(1.0, (self.learner.belief.sigma / self.learner.unit) ** 2)
         stale = any(c.stale for c in candidates)
         made = history.experiments.values() if stale else ()
@@ -272,14 +268,10 @@ class PosteriorPolicy:
         else:
             yield _discard(name, said)
 
-    def _floor(self) -> float:
-        """Return what a run must be worth at least, as expected improvement."""
+    def _bar(self) -> float:
+        """Return what a run must be worth, as expected improvement."""
         unit = self.learner.unit
         return self._rules.worth * unit * min(1.0, unit / self.learner.belief.sigma)
-
-    def _lift(self, history: History) -> float:
-        """Return how many times that it must be worth, by what runs have brought lately."""
-        return max(1.0, self._rules.pace * self.learner.pace(history) / self._floor())
 
     def _last_end(self, name: str) -> float:
         return max((run.ended_at or 0.0 for run in self.learner.belief.runs_of(name)), default=0.0)
@@ -302,7 +294,7 @@ class PosteriorPolicy:
         rules, workers = self._rules, len(self._workers)
         purposes = Counter(run.purpose for name in history.open_experiments() for run in _open(history, name))
         room = math.ceil(rules.confirms * workers) - purposes[Purpose.CONFIRM]
-        bar = self._floor() * self._lift(history) / 2
+        bar = self._bar() / 2
         ordered: defaultdict[str, int] = defaultdict(int)
         while room > 0:
             best, worth = None, bar
@@ -326,7 +318,6 @@ class PosteriorPolicy:
         compared = self.learner.compared[incumbent.id]
         start = min(rules.base_start, 1 + 2 * most)
         wanted = min(rules.base_runs, start + rules.base_growth * compared)
-        wanted = max(float(FRESH_RUNS), wanted / self._lift(history) ** rules.relax)
         variance, noise = belief.value(incumbent.id).variance, belief.noise()
         under_way = len(_open(history, incumbent.id))
         controls = [run for run in history.runs_of(incumbent.id) if is_unselected(run) and run.state in OVER]
