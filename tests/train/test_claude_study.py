@@ -126,7 +126,7 @@ def test_forty_experiments_in_spite_of_a_fault_in_every_fifth_call(
     assert status["usage"]["tokens"]["thinking"] > 900
     assert {call["outcome"] for call in calls} >= {"proposed", "rejected", "cut"}
 
-    told = json.loads(cli("notebook", "--json", cwd=folder).stdout)
+    told = json.loads(cli("notebook", "--json", "--limit", "1000", cwd=folder).stdout)
     ideas = [idea for entry in told["entries"] for idea in entry["ideas"]]
     stacked = rows(folder, f"select 1 from experiment where author = '{MERGE_QUEUE}'")
     assert sum(idea["state"] == "admitted" for idea in ideas) + len(stacked) == 40
