@@ -194,8 +194,21 @@ def test_the_best_is_measured_again_until_it_is_known_and_twice_where_nothing_is
     alone = [d for d in decide(history(*base(), *kept)) if isinstance(d, Order)]
     assert [(d.experiment, d.purpose) for d in alone] == [("e0002", Purpose.CALIBRATE)] * 2
     open_ = [experiment(3), run("e0003.1")]
-    compared = [d for d in decide(history(*base(), *kept, *open_)) if isinstance(d, Order)]
-    assert len(compared) == math.ceil(Rules().controls * len(WORKERS))
+    compared = [d for d in decide(history(*base(), *kept, *open_), controls=0.5) if isinstance(d, Order)]
+    assert len(compared) == 4, "half of the workers"
+
+
+def test_a_small_promise_is_left_while_runs_bring_much_and_followed_when_they_do_not() -> None:
+    kept = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 300.0, worker=2)]
+    known = [
+        measured(f"e0002.{i}", 0.99, 300.0 + i, worker=i, purpose=Purpose.CALIBRATE) for i in range(3, 7)
+    ]
+    small = [experiment(3, parent="e0002"), measured("e0003.1", 0.98965, 500.0, worker=7)]
+    past = history(*base(), *kept, *known, *small)
+    assert verdicts(decide(past, now=501.0)) == {"e0003": Verdict.DISCARD}, "10 noises were gained just now"
+    later = decide(past, now=5000.0)
+    assert {d.experiment for d in later if isinstance(d, Order)} == {"e0003"}
+    assert verdicts(decide(past, now=501.0, pace=0.0)) == {}
 
 
 def test_the_best_that_fails_on_some_seeds_is_not_run_for_ever() -> None:

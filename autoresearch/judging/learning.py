@@ -134,6 +134,12 @@ class Learner:
         posterior, runs = self._posteriors(history, [history.experiments[experiment]], [parent])
         return self.effects.prospects(posterior, runs, belief.noise())[0]
 
+    def gained_since(self, history: History, since: float) -> float:
+        """Return by how much the best is better than the best of a moment ago, 0 where it is not."""
+        lineage = [e for e in history.lineage() if self.belief.knows(e.id)]
+        before = next((e for e in reversed(lineage) if (e.judged_at or 0.0) <= since), lineage[0])
+        return max(0.0, -self.belief.difference(lineage[-1].id, before.id).mean)
+
     def claim(self, history: History, experiment: str) -> Claim:
         """Return what a kept code is said to be worth: by its unselected runs where there are two."""
         belief, sign = self.belief, history.goal.sign

@@ -12,7 +12,7 @@ function of the history; who proposes and where runs execute is not its business
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autoresearch.config import Judging
@@ -130,7 +130,7 @@ class ConfirmPolicy:
     def _judge(self, history: History, experiment: Experiment, incumbent: Experiment) -> Decision | None:
         runs = history.runs_of(experiment.id)
         if ended := pruned(runs):
-            return Decide(experiment=experiment.id, verdict=Verdict.DISCARD, reason=str(ended.failure))
+            return discard(experiment.id, str(ended.failure))
         failed = [run for run in runs if run.measurement is None and run.state is not RunState.CANCELLED]
         if failed:
             return Decide(experiment=experiment.id, verdict=Verdict.CRASH, reason=str(failure_of(failed)))
@@ -156,13 +156,13 @@ class ConfirmPolicy:
                     else "not beyond the noise"
                 )
                 reason = f"{said}: {_signed(delta)} against {incumbent.id}, noise of a difference {sd:.5f}"
-                return Decide(experiment=experiment.id, verdict=Verdict.DISCARD, reason=reason)
+                return discard(experiment.id, reason)
         shown = ", ".join(_signed(delta) for _, delta in deltas)
         confirmed = any(run.purpose is Purpose.CONFIRM for run in measured)
         taken_back = [r for r in runs if r.purpose is Purpose.CONFIRM and r.state is RunState.CANCELLED]
         if taken_back and not confirmed:
             reason = f"its confirmation was cancelled by {taken_back[-1].cancelled_by}"
-            return Decide(experiment=experiment.id, verdict=Verdict.DISCARD, reason=reason)
+            return discard(experiment.id, reason)
         if not confirmed:
             why = f"{shown} against {incumbent.id}, noise {sd:.5f}: does it hold on a fresh seed?"
             return Order(experiment=experiment.id, purpose=Purpose.CONFIRM, kind=kind, why=why)
@@ -183,6 +183,27 @@ def _widest(history: History) -> Noise:
     kinds = {run.worker_kind or "" for run in history.all_runs()}
     known = [found for kind in kinds if (found := noise(history, kind))]
     return max(known, key=lambda n: n.sigma, default=Noise(sigma=float("inf"), df=0))
+
+
+def discard(experiment: str, reason: str) -> Decide:
+    """Return the verdict that an experiment is no better than the best."""
+    return Decide(experiment=experiment, verdict=Verdict.DISCARD, reason=reason)
+
+
+def verdicts_on_failures(history: History) -> Iterator[Decide]:
+    """Yield the verdicts on experiments of which a run failed or was ended early, and none is open.
+
+    A measured experiment that merely lost a machine is not among them.
+    """
+    for e in history.without_verdict():
+        if history.is_open(e.id):
+            continue
+        runs = history.runs_of(e.id)
+        failed = [run for run in runs if run.state in {RunState.FAILED, RunState.LOST}]
+        if ended := pruned(runs):
+            yield discard(e.id, str(ended.failure))
+        elif failed and not (history.finished(e.id) and all(r.state is RunState.LOST for r in failed)):
+            yield Decide(experiment=e.id, verdict=Verdict.CRASH, reason=str(failure_of(failed)))
 
 
 def failure_of(runs: Sequence[Run]) -> Failure:

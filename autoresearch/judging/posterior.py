@@ -3,7 +3,7 @@
     keep     an experiment whose probability of being useless is small enough: at most JUMP times the
              error target alone, and with it the expected share of useless keeps within the target
              (the posterior expected false discovery rate, Mueller et al. 2004)
-    drop     one whose expected improvement per run still needed is too small
+    drop     one whose expected improvement per run still needed is too small, for what runs bring lately
     confirm  the others, the most promising first, on workers that have not measured them
     control  the incumbent itself, until its value is known well enough for what it is compared with
     stack    a winner on an old base is done anew on today's: by the agent where much is at stake and
@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from autoresearch.config import Judging
-from autoresearch.experiment import OVER, Experiment, Purpose, Run, RunState, Verdict, Worker
+from autoresearch.experiment import OVER, Experiment, Purpose, Run, Verdict, Worker
 from autoresearch.history import BASELINE, History, is_unselected
 from autoresearch.judging.effects import SHARES, Prospect
 from autoresearch.judging.learning import Candidate, Learner
@@ -37,11 +37,13 @@ from autoresearch.judging.policy import (
     Merge,
     Order,
     Withdraw,
+    discard,
     failure_of,
+    verdicts_on_failures,
 )
-from autoresearch.judging.pruning import pruned
 
 WAIT = 0.5  # of a run's time, that a run waits for the best worker for it
+LATELY = 6.0  # runs' times
 TRIALS = 3  # winners that the agent did not do anew, after which it is not waited for
 
 
@@ -51,11 +53,13 @@ class Rules:
 
     target: float = 0.05  # share of keeps that may be useless
     jump: float = 2.4  # times the target: what one keep may risk
-    worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped
+    worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped, or this
+    pace: float = 0.25  # share of what a run brought lately, where that is more, but never more than
+    most_worth: float = 1 / 18
     baseline_share: float = 0.5  # of the workers of each kind, that begin with the baseline
     at_once: int = 3  # confirmations of one experiment at once
     confirms: float = 0.5  # of all workers
-    controls: float = 0.25
+    controls: float = 0.125
     base_runs: float = 20.0  # the best should be known as well as by so many runs
     base_start: float = 6.0  # to begin with, and per experiment compared with it:
     base_growth: float = 0.5
@@ -97,6 +101,7 @@ class PosteriorPolicy:
         self._sign = 1
         self._workers: Sequence[Worker] = ()  # as of the last decision, as is the next one
         self._now = 0.0
+        self._pace = 0.0  # what a run brought lately
 
     # -- the two questions -----------------------------------------------------------------------
 
@@ -112,11 +117,13 @@ class PosteriorPolicy:
         if incumbent is None or not self.learner.learn(history):
             return []
         self._sign = history.goal.sign
-        failed = list(self._failed(history))
+        failed = list(verdicts_on_failures(history))
         decisions: list[Decision] = [*failed]
         gone = {decision.experiment for decision in failed}
         if not self.learner.belief.knows(incumbent.id):
             return decisions
+        since = now - LATELY * self._usual_seconds()
+        self._pace = self.learner.gained_since(history, since) / (LATELY * max(1, len(workers)))
         found = self.learner.candidates(history, incumbent)
         candidates = [c for c in found if c.experiment.id not in gone]
         kept = self._keep(candidates)
@@ -184,18 +191,6 @@ class PosteriorPolicy:
                 for _ in range(wanted - there[kind]):
                     yield Order(experiment=BASELINE, purpose=Purpose.BASELINE, kind=kind, why=why)
 
-    def _failed(self, history: History) -> Iterator[Decide]:
-        """Yield the verdicts on experiments of which a run failed or was ended early."""
-        for e in history.without_verdict():
-            if history.is_open(e.id):
-                continue
-            runs = history.runs_of(e.id)
-            failed = [run for run in runs if run.state in {RunState.FAILED, RunState.LOST}]
-            if ended := pruned(runs):
-                yield _discard(e.id, str(ended.failure))
-            elif failed and not (history.finished(e.id) and all(r.state is RunState.LOST for r in failed)):
-                yield Decide(experiment=e.id, verdict=Verdict.CRASH, reason=str(failure_of(failed)))
-
     def _keep(self, candidates: Sequence[Candidate]) -> Decide | None:
         """Return the best of what may be kept now, if anything."""
         target, risks = self._rules.target, self.learner.risks.values()
@@ -230,11 +225,11 @@ class PosteriorPolicy:
             name = c.experiment.id
             hopeless = c.prospect.worth < (bar / 2 if c.open else bar) or c.runs >= most
             if c.stale and name in reworked:
-                over.append(_discard(name, f"done anew as {reworked[name]}"))
+                over.append(discard(name, f"done anew as {reworked[name]}"))
             elif c.stale and history.idea_of(name) in inside:
-                over.append(_discard(name, f"done anew: its idea is in {incumbent.id}, the best"))
+                over.append(discard(name, f"done anew: its idea is in {incumbent.id}, the best"))
             elif hopeless:
-                over.append(_discard(name, f"not worth more runs: {self._said(c.prospect)}, {_runs(c.runs)}"))
+                over.append(discard(name, f"not worth more runs: {self._said(c.prospect)}, {_runs(c.runs)}"))
             elif not c.stale or c.outright.useless < 0.5:
                 left.append(replace(c, prospect=c.outright))
             elif not any(run.purpose is Purpose.SCREEN for run in c.open):
@@ -266,12 +261,16 @@ class PosteriorPolicy:
         if self._rules.merges:
             yield Merge(experiment=name, reason=said)
         else:
-            yield _discard(name, said)
+            yield discard(name, said)
 
     def _bar(self) -> float:
-        """Return what a run must be worth, as expected improvement."""
-        unit = self.learner.unit
-        return self._rules.worth * unit * min(1.0, unit / self.learner.belief.sigma)
+        """Return what a run must be worth, as expected improvement: more while others bring more.
+
+        That one leaves a small promise for what brings more is Charnov's marginal value theorem (1976).
+        """
+        rules, unit = self._rules, self.learner.unit
+        worth = min(max(rules.worth, rules.pace * self._pace / unit), rules.most_worth)
+        return worth * unit * min(1.0, unit / self.learner.belief.sigma)
 
     def _last_end(self, name: str) -> float:
         return max((run.ended_at or 0.0 for run in self.learner.belief.runs_of(name)), default=0.0)
@@ -332,10 +331,6 @@ class PosteriorPolicy:
             if known <= aim:
                 why = f"{incumbent.id} is the best, and its value is told by runs it was not chosen by"
             yield Order(experiment=incumbent.id, purpose=Purpose.CALIBRATE, kind=None, why=why)
-
-
-def _discard(name: str, reason: str) -> Decide:
-    return Decide(experiment=name, verdict=Verdict.DISCARD, reason=reason)
 
 
 def _runs(n: int) -> str:
