@@ -44,7 +44,7 @@ pool:
   prices: {{H100: 2.0, H200: 2.3}}
 budget: {{experiments: 4, gpu_dollars: 20}}
 agent: {{backlog: 1}}
-judging: {{baseline_runs: 2}}
+judging: {{baseline_runs: 2, policy: confirm}}  # the one whose runs are bounded: each takes a minute
 """
 
 
