@@ -320,11 +320,13 @@ def test_an_idea_that_is_in_the_best_already_is_not_done_anew(lab: Lab) -> None:
     again = dataclasses.replace(set_x(1.4), edits=(Edit(old="X = 1.5", new="X = 1.4"),))
     again = dataclasses.replace(again, parent="e0002", reworks="e0002")
 
+    values = iter([1.5, *(3 + n / 100 for n in range(60))])  # asked again, it has something new
+
     def propose(brief: Brief, n: int) -> list[Proposal]:
         del n
-        return [set_x(1.5)] if brief.parent == "e0001" else [again]
+        return [set_x(next(values))] if brief.parent == "e0001" else [again]
 
-    study, _ = lab.run(propose, lab.config(workers=1, budget=Budget(experiments=3)))
+    study, _ = lab.run(propose, lab.config(workers=1, budget=Budget(experiments=8)))
     assert study.store.history().experiments["e0002"].verdict is Verdict.KEEP
     assert "stale: the idea of e0002 is in e0002 already" in {r.reason for r in study.store.refusals(50)}
 
