@@ -29,7 +29,7 @@ from autoresearch.budget import room_for_experiments
 from autoresearch.commitment import Commitment
 from autoresearch.experiment import JobStatus, RunState, Verdict, Worker
 from autoresearch.history import BASELINE
-from autoresearch.judging.policy import Decide
+from autoresearch.judging.policy import Decide, discard
 from autoresearch.protocols import Policy
 from autoresearch.supply import MAX_BARREN, admissions, asks, rebases
 
@@ -73,7 +73,7 @@ def _left(snapshot: Snapshot) -> Iterator[Decide]:
         if history.finished(e.id) and not history.is_open(e.id):
             left = "confirmed" if best and e.parent == best.id else "done anew on the best"
             reason = f"promising on {e.parent}; the study ended before it was {left}"
-            yield Decide(experiment=e.id, verdict=Verdict.DISCARD, reason=reason)
+            yield discard(e.id, reason)
 
 
 def _follow_jobs(snapshot: Snapshot) -> Iterator[Action]:

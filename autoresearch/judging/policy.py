@@ -113,7 +113,7 @@ class ConfirmPolicy:
             return []
         measured = [run for run in runs if run.measurement is not None]
         if len(measured) < MIN_BASELINE_RUNS:
-            return [Decide(experiment=BASELINE, verdict=Verdict.CRASH, reason=str(failure_of(runs)))]
+            return [crash(BASELINE, runs)]
         return [Decide(experiment=BASELINE, verdict=Verdict.KEEP, reason=f"baseline, {len(measured)} runs")]
 
     def _calibrations(self, history: History, incumbent: Experiment) -> list[Order]:
@@ -133,7 +133,7 @@ class ConfirmPolicy:
             return discard(experiment.id, str(ended.failure))
         failed = [run for run in runs if run.measurement is None and run.state is not RunState.CANCELLED]
         if failed:
-            return Decide(experiment=experiment.id, verdict=Verdict.CRASH, reason=str(failure_of(failed)))
+            return crash(experiment.id, failed)
         measured = history.finished(experiment.id)
         if not measured:
             return None
@@ -190,6 +190,13 @@ def discard(experiment: str, reason: str) -> Decide:
     return Decide(experiment=experiment, verdict=Verdict.DISCARD, reason=reason)
 
 
+def crash(experiment: str, runs: Sequence[Run]) -> Decide:
+    """Return the verdict that an experiment crashed, with the first reason that its runs give."""
+    unknown = Failure(kind=FailureKind.NO_RESULT, message="")
+    failure = next((run.failure for run in runs if run.failure), unknown)
+    return Decide(experiment=experiment, verdict=Verdict.CRASH, reason=str(failure))
+
+
 def verdicts_on_failures(history: History) -> Iterator[Decide]:
     """Yield the verdicts on experiments of which a run failed or was ended early, and none is open.
 
@@ -203,13 +210,7 @@ def verdicts_on_failures(history: History) -> Iterator[Decide]:
         if ended := pruned(runs):
             yield discard(e.id, str(ended.failure))
         elif failed and not (history.finished(e.id) and all(r.state is RunState.LOST for r in failed)):
-            yield Decide(experiment=e.id, verdict=Verdict.CRASH, reason=str(failure_of(failed)))
-
-
-def failure_of(runs: Sequence[Run]) -> Failure:
-    """Return why runs failed, as the first of them that says so does."""
-    unknown = Failure(kind=FailureKind.NO_RESULT, message="")
-    return next((run.failure for run in runs if run.failure), unknown)
+            yield crash(e.id, failed)
 
 
 def _signed(value: float) -> str:

@@ -37,13 +37,13 @@ from autoresearch.judging.policy import (
     Merge,
     Order,
     Withdraw,
+    crash,
     discard,
-    failure_of,
     verdicts_on_failures,
 )
 
 WAIT = 0.5  # of a run's time, that a run waits for the best worker for it
-LATELY = 6.0  # runs' times
+LATELY = 6.0  # runs' times over which it is looked at what runs bring
 TRIALS = 3  # winners that the agent did not do anew, after which it is not waited for
 
 
@@ -53,9 +53,9 @@ class Rules:
 
     target: float = 0.05  # share of keeps that may be useless
     jump: float = 2.4  # times the target: what one keep may risk
-    worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped, or this
-    pace: float = 0.25  # share of what a run brought lately, where that is more, but never more than
-    most_worth: float = 1 / 18
+    worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped, at least;
+    pace: float = 0.25  # it is this share of what a run brought lately, where that is more,
+    most_worth: float = 1 / 18  # and never more than this
     baseline_share: float = 0.5  # of the workers of each kind, that begin with the baseline
     at_once: int = 3  # confirmations of one experiment at once
     confirms: float = 0.5  # of all workers
@@ -101,7 +101,6 @@ class PosteriorPolicy:
         self._sign = 1
         self._workers: Sequence[Worker] = ()  # as of the last decision, as is the next one
         self._now = 0.0
-        self._pace = 0.0  # what a run brought lately
 
     # -- the two questions -----------------------------------------------------------------------
 
@@ -122,17 +121,16 @@ class PosteriorPolicy:
         gone = {decision.experiment for decision in failed}
         if not self.learner.belief.knows(incumbent.id):
             return decisions
-        since = now - LATELY * self._usual_seconds()
-        self._pace = self.learner.gained_since(history, since) / (LATELY * max(1, len(workers)))
         found = self.learner.candidates(history, incumbent)
         candidates = [c for c in found if c.experiment.id not in gone]
         kept = self._keep(candidates)
         if kept:
             return [*decisions, kept]
-        over, left = self._settle(history, candidates, incumbent)
+        bar = self._bar(history)
+        over, left = self._settle(history, candidates, incumbent, bar)
         decisions += over
         decisions += self._unwanted(history, incumbent)
-        decisions += self._orders(history, left, incumbent)
+        decisions += self._orders(history, left, incumbent, bar)
         return decisions
 
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker) -> Run | None:
@@ -182,7 +180,7 @@ class PosteriorPolicy:
         if len(measured) >= enough:
             yield Decide(experiment=BASELINE, verdict=Verdict.KEEP, reason=f"baseline, {len(measured)} runs")
         elif not history.is_open(BASELINE):
-            yield Decide(experiment=BASELINE, verdict=Verdict.CRASH, reason=str(failure_of(runs)))
+            yield crash(BASELINE, runs)
         else:
             there = Counter(run.kind for run in runs)
             for kind, count in Counter(worker.kind for worker in self._workers).items():
@@ -209,10 +207,9 @@ class PosteriorPolicy:
         return f"{-prospect.gain * self._sign:+.5f} expected, better with P {shown}"
 
     def _settle(
-        self, history: History, candidates: Sequence[Candidate], incumbent: Experiment
+        self, history: History, candidates: Sequence[Candidate], incumbent: Experiment, bar: float
     ) -> tuple[list[Decision], list[Candidate]]:
         """Return the verdicts on what is over, and what is still to be measured."""
-        bar = self._bar()
         most = self._rules.most_runs * max(1.0, (self.learner.belief.sigma / self.learner.unit) ** 2)
         stale = any(c.stale for c in candidates)
         made = history.experiments.values() if stale else ()
@@ -263,13 +260,15 @@ class PosteriorPolicy:
         else:
             yield discard(name, said)
 
-    def _bar(self) -> float:
+    def _bar(self, history: History) -> float:
         """Return what a run must be worth, as expected improvement: more while others bring more.
 
         That one leaves a small promise for what brings more is Charnov's marginal value theorem (1976).
         """
         rules, unit = self._rules, self.learner.unit
-        worth = min(max(rules.worth, rules.pace * self._pace / unit), rules.most_worth)
+        gained = self.learner.gained_since(history, self._now - LATELY * self._usual_seconds())
+        brought = gained / (LATELY * max(1, len(self._workers)))  # by each run there was time for
+        worth = min(max(rules.worth, rules.pace * brought / unit), rules.most_worth)
         return worth * unit * min(1.0, unit / self.learner.belief.sigma)
 
     def _last_end(self, name: str) -> float:
@@ -288,15 +287,16 @@ class PosteriorPolicy:
                 if ours and not run.why.startswith(ASKED_FOR):
                     yield Withdraw(run=run.id, why=f"{name} is judged: {e.verdict}")
 
-    def _orders(self, history: History, left: Sequence[Candidate], incumbent: Experiment) -> Iterator[Order]:
+    def _orders(
+        self, history: History, left: Sequence[Candidate], incumbent: Experiment, bar: float
+    ) -> Iterator[Order]:
         """Yield the confirmations and controls that are wanted beside those under way."""
         rules, workers = self._rules, len(self._workers)
         purposes = Counter(run.purpose for name in history.open_experiments() for run in _open(history, name))
         room = math.ceil(rules.confirms * workers) - purposes[Purpose.CONFIRM]
-        bar = self._bar() / 2
         ordered: defaultdict[str, int] = defaultdict(int)
         while room > 0:
-            best, worth = None, bar
+            best, worth = None, bar / 2
             for c in left:
                 under_way = len(c.open) + ordered[c.experiment.id]
                 value = c.prospect.worth / (1 + under_way)
