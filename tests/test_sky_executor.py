@@ -65,6 +65,12 @@ class Site:
         """Return the clusters there are."""
         return {path.name for path in (self.root / "clusters").iterdir() if not path.name.startswith(".")}
 
+    def empty(self) -> bool:
+        """Lose every cluster, and return whether nothing lives on one: a late launch may make another."""
+        for cluster in self.clusters():
+            self.sky.lose(cluster)
+        return not self.processes()
+
     def processes(self) -> list[psutil.Process]:
         """Return every process that lives on a cluster."""
         found = []
@@ -83,9 +89,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     yield site
     site.sky.server_up()
-    for cluster in site.clusters():
-        site.sky.lose(cluster)
-    wait_until(lambda: not site.processes())
+    wait_until(site.empty)
 
 
 def worker(executor: SkyPilotExecutor, name: str) -> Worker | None:
