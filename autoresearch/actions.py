@@ -43,6 +43,7 @@ class Snapshot:
     worst_seconds: float  # the longest one run may occupy a worker
     request: Request = Request.NONE
     checked: Mapping[int, bool] = field(default_factory=dict)  # preflights that ended: did the code pass?
+    combined: frozenset[tuple[str, ...]] = frozenset()  # what was asked for together: the best, then what
     open_calls: int = 0  # requests to the agent that are not answered yet
     calls: int = 1  # how many of them may be open, where they have a size; 0: nobody is asked
     batch: int | None = None  # proposals a request asks for; None: as many as are needed
@@ -139,6 +140,7 @@ class Ask:
     """Ask the agent for proposals."""
 
     n: int
+    together: tuple[str, ...] = ()  # experiments it is asked to do anew in one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

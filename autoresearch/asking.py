@@ -28,6 +28,7 @@ FOCI = (  # what each of several calls under way is asked for, so that they diff
     "combinations of what was kept, and simplifications",
     "numeric constants in designed grids",
 )
+TOGETHER = "the winners to be done anew in one experiment"
 
 Spawn = Callable[[Callable[[], None]], None]
 
@@ -62,6 +63,7 @@ class Asking:
         self._failures = 0
         self._failing_since = 0.0  # when the first request was made that failed
         self._rests_until = 0.0
+        self.combined: set[tuple[str, ...]] = set()  # asked for together: the best of then, and what
         self.gone = ""  # why it will not be asked again
 
     @property
@@ -100,6 +102,8 @@ class Asking:
     def ask(self, brief: Brief, n: int) -> None:
         """Ask for n proposals; the answer is taken in by a later `receive`."""
         future: Future[Reply] = Future()
+        if brief.together:
+            self.combined.add((brief.parent, *brief.together))
 
         def answer() -> None:
             try:

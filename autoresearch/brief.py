@@ -44,7 +44,7 @@ class Tried:
     delta: float | None = None  # its value minus its parent's, on one kind
     delta_error: float | None = None
     expected: float | None = None  # the delta its author predicted
-    reworks: str | None = None
+    reworks: tuple[str, ...] = ()
     failure: Failure | None = None
     memory_gb: float | None = None
     judged_at: float | None = None
@@ -82,7 +82,8 @@ class Brief:
     anchor: str = ""  # the experiment whose code an agent holds already
     anchor_files: Files = field(default_factory=dict)
     families: tuple[Family, ...] = ()  # of ideas; the one tried last first
-    rework: tuple[str, ...] = ()  # winners on an old base, to be done anew on today's
+    together: tuple[str, ...] = ()  # winners on old bases, to be done anew on today's in one experiment
+    rework: tuple[str, ...] = ()  # others, each in an experiment of its own
     changes: Mapping[str, tuple[Edit, ...]] = field(default_factory=dict)  # what those changed, by id
     near: tuple[str, ...] = ()  # near misses on an old base
     predictions: Predictions = field(default_factory=Predictions)
@@ -119,12 +120,12 @@ def build_brief(
     notes: Sequence[str] = (),
     focus: str = "",
     elsewhere: Sequence[str] = (),
+    together: Sequence[str] = (),
 ) -> Brief:
     """Return the brief on a history; `files` is the best code. Without an anchor it is the baseline."""
-    incumbent = history.incumbent()
     findings = Findings(history)
-    rework, near = findings.rework(), findings.near()
-    parent = incumbent.id if incumbent else BASELINE
+    rework, near = (_without(names, together) for names in (findings.rework(), findings.near()))
+    parent = best.id if (best := history.incumbent()) else BASELINE
     tried = [_tried(history, e, findings, promised) for e in history.experiments.values()]
     return Brief(
         study=study,
@@ -135,7 +136,7 @@ def build_brief(
         parent=parent,
         files=files,
         baseline_files=baseline_files,
-        tried=_bounded(tried, (parent, BASELINE, *rework, *near), history.goal),
+        tried=_bounded(tried, (parent, BASELINE, *together, *rework, *near), history.goal),
         refused=tuple(refused[-MAX_REFUSED:]),
         noise=findings.noise,
         experiments_left=max(0, room_for_experiments(budget, usage) - len(waiting) - len(promised)),
@@ -149,6 +150,7 @@ def build_brief(
         anchor=anchor or BASELINE,
         anchor_files=baseline_files if anchor_files is None else anchor_files,
         families=findings.families()[:MAX_FAMILIES],
+        together=tuple(together),
         rework=rework,
         near=near,
         predictions=findings.predictions(),
@@ -157,6 +159,10 @@ def build_brief(
         focus=focus,
         elsewhere=tuple(elsewhere),
     )
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in others)
 
 
 def _tried(history: History, experiment: Experiment, findings: Findings, promised: Sequence[str]) -> Tried:

@@ -29,7 +29,7 @@ from autoresearch.actions import (
     Started,
     Submit,
 )
-from autoresearch.asking import Asking, Spawn, in_a_thread
+from autoresearch.asking import TOGETHER, Asking, Spawn, in_a_thread
 from autoresearch.brief import Brief
 from autoresearch.config import Config
 from autoresearch.errors import PoolError
@@ -185,6 +185,7 @@ class Dispatcher:
             checked=self._intake.checked(proposals),
             admissions=self._intake.admissions,
             asked=self._asking.asked,
+            combined=frozenset(self._asking.combined),
             open_calls=self._asking.calls,
             calls=0 if agent.name == "external" else agent.calls,
             batch=agent.batch_for(len(workers)),
@@ -231,7 +232,7 @@ class Dispatcher:
             case Admit():
                 self._intake.admit(next(p for p in snapshot.proposals if p.number == action.proposal))
             case Ask():
-                self._asking.ask(self._brief(), action.n)
+                self._asking.ask(self._brief(action.together), action.n)
             case Decide() | Order() | Withdraw() | Merge():
                 self._judge(action, now)
             case Finish():
@@ -341,7 +342,7 @@ class Dispatcher:
             author=MERGE_QUEUE,
             base=incumbent.id,
             follows=True,
-            reworks=winner.id,
+            reworks=(winner.id,),
         )
         if self._store.merge(winner.id, stacked, action.reason, now):
             log.info("merge %s: %s", winner.id, action.reason)
@@ -352,14 +353,15 @@ class Dispatcher:
         if lineage:
             self._study.workspace.advance(lineage, self._study.target.editable, self._clock.now())
 
-    def _brief(self) -> Brief:
+    def _brief(self, together: Sequence[str]) -> Brief:
         self._store.touch_session(self._session, self._clock.now())  # a brief tells the hours used
         return self._tell(
             self._study,
             self._config.budget,
             self._instructions(),
-            focus=self._asking.focus(),
+            focus=TOGETHER if together else self._asking.focus(),
             elsewhere=self._asking.elsewhere(),
+            together=together,
         )
 
     def _heartbeat(self) -> None:

@@ -165,7 +165,7 @@ class Proposal:
     base: str | None = None  # the best experiment when it was written
     follows: bool = False  # while it waits, its parent is the best, whichever that becomes
     expected: float | None = None  # predicted change of the metric against the parent, in its unit
-    reworks: str | None = None  # an experiment whose idea it does anew on today's best
+    reworks: tuple[str, ...] = ()  # the experiments whose ideas it does anew on today's best
     experiment: str | None = None  # the one it was promised to be, of a proposal from outside
 
 
@@ -222,7 +222,7 @@ class Experiment:
     touches: tuple[str, ...] = ()  # the constants, functions and methods it changes in its parent
     flags: tuple[str, ...] = ()  # what somebody should look at in what it adds
     expected: float | None = None  # its author's prediction: change of the metric against the parent
-    reworks: str | None = None  # the experiment whose idea it does anew
+    reworks: tuple[str, ...] = ()  # the experiments whose ideas it does anew
     commit: str | None = None  # None until the git ref is written
     created_at: float
     verdict: Verdict | None = None

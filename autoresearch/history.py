@@ -85,19 +85,25 @@ class History:
         """Whether an experiment still has runs that are not over."""
         return bool(self.open_runs(experiment))
 
-    def idea_of(self, experiment: str) -> str:
-        """Return the experiment that had an experiment's idea first: itself, unless it does one anew."""
-        seen = {experiment}
-        while (known := self.experiments.get(experiment)) and known.reworks and known.reworks not in seen:
-            experiment = known.reworks
-            seen.add(experiment)
-        return experiment
+    def ideas_of(self, experiment: str) -> frozenset[str]:
+        """Return the experiments that had an experiment's ideas first: itself, unless it does others anew."""
+        found, seen, left = set(), set(), [experiment]
+        while left:
+            name = left.pop()
+            if name not in seen:
+                seen.add(name)
+                known = self.experiments.get(name)
+                left += known.reworks if known else ()
+                if not (known and known.reworks):
+                    found.add(name)
+        return frozenset(found or {experiment})
 
     def ideas_in(self, experiment: str) -> frozenset[str]:
         """Return the ideas that an experiment's code is made of, each as the experiment that had it first."""
-        found, name = set(), self.experiments.get(experiment)
+        found: set[str] = set()
+        name = self.experiments.get(experiment)
         while name is not None:
-            found.add(self.idea_of(name.id))
+            found |= self.ideas_of(name.id)
             name = self.experiments.get(name.parent or "")
         return frozenset(found)
 

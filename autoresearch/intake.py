@@ -172,14 +172,15 @@ class Intake:
         return found
 
     def _redundant(self, proposal: Proposal) -> Refusal | None:
-        """Return a refusal where the idea that a proposal does anew is in its parent's code."""
-        history = self._store.history()
-        idea = history.idea_of(proposal.reworks) if proposal.reworks else None
-        if idea is None or idea not in history.ideas_in(proposal.parent):
-            return None
-        return Refusal(
-            reason="stale", detail=f"the idea of {proposal.reworks} is in {proposal.parent} already"
-        )
+        """Return a refusal where an idea that a proposal does anew is in its parent's code."""
+        history, inside = self._store.history(), None
+        for earlier in proposal.reworks:
+            inside = history.ideas_in(proposal.parent) if inside is None else inside
+            if history.ideas_of(earlier) & inside:
+                return Refusal(
+                    reason="stale", detail=f"the idea of {earlier} is in {proposal.parent} already"
+                )
+        return None
 
     def _forget(self, number: int) -> None:
         self._ended.pop(number, None)

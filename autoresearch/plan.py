@@ -55,7 +55,9 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
         if not judged and not _no_room_for_more(snapshot):
             actions += rebases(snapshot)
             actions += admissions(snapshot, unserved)
-            actions += asks(snapshot, _taking(snapshot))
+            actions += asks(
+                snapshot, _taking(snapshot), policy.together(snapshot.history, snapshot.proposals)
+            )
     if not actions:
         actions += _release(snapshot)
     if not actions:

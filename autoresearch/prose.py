@@ -24,7 +24,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {  # of each section: lines; characters,
     "head": (8, 1300),
     "best": (12, 2000),
     "families": (40, 4000),
-    "rework": (8, 2100),
+    "rework": (10, 2100),
     "near": (6, 1400),
     "pending": (60, 3900),
     "last": (15, 2400),
@@ -46,7 +46,7 @@ BRIEF_LIMITS: Mapping[str, tuple[int, int]] = {  # the same for those who look o
 }
 _SHORT_TITLES: Mapping[str, str] = {
     "head": "",
-    "rework": "# Won on an old base; do it anew",
+    "rework": "# Promising on an old base; do it anew",
     "pending": "# Pending",
     "last": "# Last: id, verdict, change (expected)",
     "refused": "# Refused last",
@@ -144,8 +144,8 @@ def _sections(brief: Brief) -> Iterator[tuple[str, str, Lines]]:
     yield "best", f"# Best on {_name(kind)}: {best}", islice(_best(brief, kind), LIMITS["best"][0])
     families = "tried, kept, crashed, mean change, best change: values tried"
     yield "families", f"# Families of ideas, by what they touch: {families}", _families(brief.families)
-    again = f"do it anew on {brief.parent} and set `reworks` to its id"
-    yield "rework", f"# Rework wanted: won on an old base; {again}", _again(brief, brief.rework)
+    again = f"promising and not in {brief.parent}; do it anew there, its id in `reworks`"
+    yield "rework", f"# Rework wanted: {again}", _rework(brief)
     near = "better than their parent, but by too little; the base has moved since"
     yield "near", f"# Near misses: {near}", _again(brief, brief.near)
     yield "pending", "# Pending: do not propose these again", _pending(brief)
@@ -257,6 +257,13 @@ def _spread(values: Sequence[float]) -> Sequence[float]:
     return [values[round(i * (len(values) - 1) / (VALUES - 1))] for i in range(VALUES)]
 
 
+def _rework(brief: Brief) -> Lines:
+    """Yield what is to be done anew, first of all what is to be in one experiment."""
+    if len(brief.together) > 1:
+        yield f"in ONE experiment, `reworks` all of them: {' '.join(map(_name, brief.together))}"
+    yield from _again(brief, [*brief.together, *brief.rework])
+
+
 def _again(brief: Brief, names: Sequence[str]) -> Lines:
     for t in filter(None, (brief.find(name) for name in names)):
         touches = f", {' '.join(_name(each) for each in t.touches[:4])}" if t.touches else ""
@@ -266,7 +273,7 @@ def _again(brief: Brief, names: Sequence[str]) -> Lines:
 def _pending(brief: Brief) -> Lines:
     """Yield what is not judged and what was proposed and waits; what is to be done anew stands above."""
     for t in brief.tried:
-        if t.verdict is None and not t.taken_back and t.id not in brief.rework:
+        if t.verdict is None and not t.taken_back and t.id not in {*brief.together, *brief.rework}:
             known = f" {signed(t.delta)} so far" if t.delta is not None else ""
             yield f"{t.id}{known}: {quoted(t.hypothesis, 80)}"
     yield from (f"- {quoted(hypothesis, 80)}" for hypothesis in brief.waiting)

@@ -84,6 +84,10 @@ class Policy(Protocol):
         """Return the verdicts that are due, the runs wanted, and those no longer wanted; at most one keep."""
         ...
 
+    def together(self, history: History, proposals: Sequence[Proposal], /) -> tuple[str, ...]:
+        """Return the experiments whose ideas should be done anew in one, as far as that is not under way."""
+        ...
+
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker, /) -> Run | None:
         """Return which of the queued runs a free worker should take, if any."""
         ...

@@ -180,7 +180,15 @@ def _study(state: Path, seed: int, kinds: Sequence[str]) -> Study:
     return Study(state, TAG, state, store, workspace=CodeBook(files))  # type: ignore[arg-type]
 
 
-def _tell(study: Study, budget: Budget, instructions: str, *, focus: str, elsewhere: Sequence[str]) -> Brief:
+def _tell(
+    study: Study,
+    budget: Budget,
+    instructions: str,
+    *,
+    focus: str,
+    elsewhere: Sequence[str],
+    together: Sequence[str],
+) -> Brief:
     """Return what the simulated agent looks at: the best code, and what won on an old base."""
     del instructions, elsewhere
     history = study.store.history()
@@ -204,7 +212,8 @@ def _tell(study: Study, budget: Budget, instructions: str, *, focus: str, elsewh
         usage=Usage(),
         serial=0,
         seed=study.row.seed,
-        rework=tuple(e.id for e in history.handed_back()),
+        together=tuple(together),
+        rework=tuple(e.id for e in history.handed_back() if e.id not in together),
         focus=focus,
     )
 

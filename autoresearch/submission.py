@@ -96,8 +96,10 @@ def _entry(
 ) -> Entry:
     """Return an idea with its code, or with the reason why it has none."""
     parent = _parent(history, idea.parent or wave.parent)
-    if idea.reworks is not None and idea.reworks not in history.experiments:
-        raise NotFoundError(f"no experiment {clean(idea.reworks, 60)} to rework", "the brief lists them")
+    reworks = (idea.reworks,) if isinstance(idea.reworks, str) else idea.reworks
+    for name in reworks:
+        if name not in history.experiments:
+            raise NotFoundError(f"no experiment {clean(name, 60)} to rework", "the brief lists them")
     study.publish(parent, history.experiments[parent].created_at)  # handed in, and its author died here
     base, profile = study.files(parent), study.target.profile
     edits = idea.edits_of(base, profile)
@@ -110,7 +112,7 @@ def _entry(
         author=author,
         base=incumbent.id if incumbent else BASELINE,
         expected=idea.expected,
-        reworks=idea.reworks,
+        reworks=tuple(dict.fromkeys(reworks)),
     )
     found = edits if isinstance(edits, Refusal) else _judged(proposal, base, study.target.max_added_chars)
     if isinstance(found, Refusal):

@@ -44,7 +44,7 @@ def admissions(snapshot: Snapshot, unserved: int) -> Iterator[Admit]:
     rebased = {action.proposal for action in rebases(snapshot)}
     places = {True: unserved, False: len(snapshot.proposals), None: snapshot.admissions}
     places[None] -= len(snapshot.admitting)
-    for proposal in sorted(snapshot.proposals, key=lambda waiting: waiting.reworks is None):
+    for proposal in sorted(snapshot.proposals, key=lambda waiting: not waiting.reworks):
         number = proposal.number
         if number is None or number in snapshot.admitting or number in rebased:
             continue
@@ -55,13 +55,19 @@ def admissions(snapshot: Snapshot, unserved: int) -> Iterator[Admit]:
             yield Admit(proposal=number)
 
 
-def asks(snapshot: Snapshot, taking: Sequence[Worker]) -> Iterator[Ask]:
-    """Yield the requests for proposals without which workers would soon wait."""
+def asks(snapshot: Snapshot, taking: Sequence[Worker], together: tuple[str, ...] = ()) -> Iterator[Ask]:
+    """Yield the requests for proposals without which workers would soon wait.
+
+    What is to be done anew `together` is asked for at once, by itself: much hangs on it.
+    """
     nobody = not snapshot.calls or snapshot.agent_gone or snapshot.agent_resting
     if nobody or snapshot.barren >= MAX_BARREN:
         return
     stock = len(snapshot.proposals) + snapshot.asked
     room = int(min(room_for_experiments(snapshot.budget, snapshot.usage) - stock, 1_000_000))
+    if together and room > 0 and _is_new(snapshot, together):
+        yield Ask(n=1, together=together)
+        return
     wanted = _needed(snapshot, taking) + snapshot.backlog - stock
     if snapshot.batch is None:
         if min(wanted, room) > 0:
@@ -73,6 +79,13 @@ def asks(snapshot: Snapshot, taking: Sequence[Worker]) -> Iterator[Ask]:
         n = min(snapshot.batch, room)
         yield Ask(n=n)
         wanted, room = wanted - n, room - n
+
+
+def _is_new(snapshot: Snapshot, together: tuple[str, ...]) -> bool:
+    """Whether that was not asked for on today's best, and there is a call left to ask for it."""
+    best = snapshot.history.incumbent()
+    busy = snapshot.batch is not None and snapshot.open_calls >= snapshot.calls
+    return not busy and best is not None and (best.id, *together) not in snapshot.combined
 
 
 def _needed(snapshot: Snapshot, taking: Sequence[Worker]) -> int:

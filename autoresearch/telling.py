@@ -22,14 +22,27 @@ class Tell(Protocol):
     """How an agent is told of a study."""
 
     def __call__(
-        self, study: Study, budget: Budget, instructions: str, *, focus: str, elsewhere: Sequence[str]
+        self,
+        study: Study,
+        budget: Budget,
+        instructions: str,
+        *,
+        focus: str,
+        elsewhere: Sequence[str],
+        together: Sequence[str],
     ) -> Brief:
-        """Return the brief."""
+        """Return the brief; `together` are winners on old bases to be done anew in one experiment."""
         ...
 
 
 def tell_all(
-    study: Study, budget: Budget, instructions: str, *, focus: str = "", elsewhere: Sequence[str] = ()
+    study: Study,
+    budget: Budget,
+    instructions: str,
+    *,
+    focus: str = "",
+    elsewhere: Sequence[str] = (),
+    together: Sequence[str] = (),
 ) -> Brief:
     """Return the brief on a study: all an agent is told."""
     store = study.store
@@ -60,11 +73,12 @@ def tell_all(
         seed=study.row.seed,
         focus=focus,
         elsewhere=elsewhere,
+        together=together,
     )
     priors = store.priors()
     return replace(
         brief,
-        changes={name: store.edits(name) for name in brief.rework},
+        changes={name: store.edits(name) for name in (*brief.together, *brief.rework)},
         prior=worth_telling(priors, history.goal),
         priors=len(priors),
     )

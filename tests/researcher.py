@@ -89,7 +89,7 @@ class Researcher:
         if self._random.random() < self._bad:
             edits = [{"old": "this stands nowhere in the file", "new": "x"}]
         expected = round(self._random.uniform(-0.01, 0.002), 4)
-        return {"hypothesis": said, "edits": edits, "parent": None, "expected": expected, "reworks": None}
+        return {"hypothesis": said, "edits": edits, "parent": None, "expected": expected, "reworks": []}
 
     def _idea(self, code: str) -> tuple[str, list[dict[str, str]]]:
         said, old, new = self._random.choice(REWRITES)

@@ -99,7 +99,7 @@ def test_an_experiment_is_told_with_its_effect_and_what_was_said_of_it() -> None
     past = history(
         *baseline(1.0, 1.2),
         *(experiment(2, Verdict.KEEP, touches=("LR",), expected=-0.1), first, second),
-        *(experiment(3, Verdict.CRASH, reworks="e0002"), run("e0003.1", failure=FailureKind.SHAPE)),
+        *(experiment(3, Verdict.CRASH, reworks=("e0002",)), run("e0003.1", failure=FailureKind.SHAPE)),
     )
     found = brief(past)
     kept, crashed = (found.find(f"e000{n}") for n in (2, 3))
@@ -110,7 +110,7 @@ def test_an_experiment_is_told_with_its_effect_and_what_was_said_of_it() -> None
     assert crashed is not None
     assert crashed.failure is not None
     assert crashed.failure.fact == "shape"
-    assert (crashed.delta, crashed.reworks, kept.failure) == (None, "e0002", None)
+    assert (crashed.delta, crashed.reworks, kept.failure) == (None, ("e0002",), None)
     assert found.progress == pytest.approx(0.85 - 1.1)
     assert [family.name for family in found.families] == ["LR"]
     assert found.predictions.made == 1

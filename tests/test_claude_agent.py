@@ -69,7 +69,7 @@ def make_brief(files: dict[str, str] | None = None, **changes: Any) -> Brief:
 def idea(i: int = 0, **changes: Any) -> dict[str, Any]:
     """Return an experiment as a model writes it."""
     edits = [{"old": f"RATE_{i} = {i} ", "new": f"RATE_{i} = {i}.5 "}]
-    plain = {"hypothesis": f"raise rate {i}", "parent": None, "reworks": None, "edits": edits}
+    plain = {"hypothesis": f"raise rate {i}", "parent": None, "reworks": [], "edits": edits}
     return {**plain, "expected": -0.01, **changes}
 
 
@@ -699,8 +699,18 @@ def test_a_prediction_is_a_finite_number(given: Any, kept: float | None) -> None
     assert proposed(idea(expected=given))[0].expected == kept
 
 
-@pytest.mark.parametrize(("given", "kept"), [("e0002", "e0002"), ("e0099", None), (2, None), (None, None)])
-def test_only_a_known_experiment_is_reworked(given: Any, kept: str | None) -> None:
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["e0002"], ("e0002",)),
+        (["e0002", "e0099", "e0001", "e0002"], ("e0002", "e0001")),
+        ("e0002", ("e0002",)),
+        ([2, None, {}], ()),
+        (2, ()),
+        (None, ()),
+    ],
+)
+def test_only_known_experiments_are_reworked(given: Any, kept: tuple[str, ...]) -> None:
     assert proposed(idea(reworks=given))[0].reworks == kept
 
 

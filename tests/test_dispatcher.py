@@ -318,7 +318,7 @@ def test_when_the_best_moves_what_waits_moves_along_or_is_handed_back(lab: Lab) 
 def test_an_idea_that_is_in_the_best_already_is_not_done_anew(lab: Lab) -> None:
     """Its author was asked to do it anew before it was kept as it stood."""
     again = dataclasses.replace(set_x(1.4), edits=(Edit(old="X = 1.5", new="X = 1.4"),))
-    again = dataclasses.replace(again, parent="e0002", reworks="e0002")
+    again = dataclasses.replace(again, parent="e0002", reworks=("e0002",))
 
     values = iter([1.5, *(3 + n / 100 for n in range(60))])  # asked again, it has something new
 

@@ -73,11 +73,11 @@ def test_a_winner_on_an_old_base_is_wanted_again_until_it_is_done_anew() -> None
     things = [*BASE, *MOVED, *tried(3, 0.95)]
     assert found(*things).rework() == ("e0003",)
     for verdict in (None, *Verdict):
-        assert found(*things, experiment(4, verdict, parent="e0002", reworks="e0003")).rework() == ()
+        assert found(*things, experiment(4, verdict, parent="e0002", reworks=("e0003",))).rework() == ()
 
 
 def test_what_is_done_anew_can_itself_be_wanted_again() -> None:
-    anew = tried(4, 0.8, parent="e0002", reworks="e0003")
+    anew = tried(4, 0.8, parent="e0002", reworks=("e0003",))
     later = [experiment(5, Verdict.KEEP, parent="e0002", judged_at=3.5), run("e0005.1", 0.7)]
     assert found(*BASE, *MOVED, *tried(3, 0.95), *anew, *later).rework() == ("e0004",)
 
@@ -135,7 +135,7 @@ def test_a_near_miss_is_told_once_the_base_has_moved() -> None:
     near = tried(3, 1.0, judged_at=1.5)
     assert found(*BASE, *near).near() == ()
     assert found(*BASE, *near, *MOVED).near() == ("e0003",)
-    anew = experiment(4, parent="e0002", reworks="e0003")
+    anew = experiment(4, parent="e0002", reworks=("e0003",))
     assert found(*BASE, *near, *MOVED, anew).near() == ()
 
 

@@ -139,17 +139,17 @@ def test_what_is_handed_back_is_measured_and_idle_without_a_verdict_on_an_old_ba
 
 
 def test_who_does_winners_anew_is_waited_for_longer_and_who_never_does_not_at_all() -> None:
-    redone = replace(experiment(4, Verdict.DISCARD), reworks="e0009")
+    redone = replace(experiment(4, Verdict.DISCARD), reworks=("e0009",))
     patient = decide(moved(redone), now=330.0 + 2 * START)
     assert not [d for d in patient if isinstance(d, Merge)]
     stacked = [
-        replace(experiment(n, Verdict.DISCARD), reworks=f"e000{n}x", author=MERGE_QUEUE) for n in (4, 5, 6)
+        replace(experiment(n, Verdict.DISCARD), reworks=(f"e000{n}x",), author=MERGE_QUEUE) for n in (4, 5, 6)
     ]
     assert [d.experiment for d in decide(moved(*stacked), now=321.0) if isinstance(d, Merge)] == ["e0003"]
 
 
 def test_a_winner_done_anew_is_over_unless_that_crashed() -> None:
-    redone = replace(experiment(4, parent="e0002"), reworks="e0003")
+    redone = replace(experiment(4, parent="e0002"), reworks=("e0003",))
     assert verdicts(decide(moved(redone), now=330.0)) == {"e0003": Verdict.DISCARD}
     broken = replace(redone, verdict=Verdict.CRASH)
     assert "e0003" not in verdicts(decide(moved(broken), now=330.0))
@@ -157,16 +157,43 @@ def test_a_winner_done_anew_is_over_unless_that_crashed() -> None:
 
 def test_an_idea_that_is_in_the_best_already_is_over_wherever_it_was_tried() -> None:
     """e0004 does anew, on the old base, what e0002 was kept for."""
-    twin = [replace(experiment(4), reworks="e0002"), measured("e0004.1", 0.994, 500.0, worker=3)]
+    twin = [replace(experiment(4), reworks=("e0002",)), measured("e0004.1", 0.994, 500.0, worker=3)]
     past = moved(*twin)
     assert past.ideas_in("e0002") == {"e0001", "e0002"}
-    assert past.idea_of("e0004") == "e0002"
+    assert past.ideas_of("e0004") == {"e0002"}
     assert verdicts(decide(past, now=501.0))["e0004"] is Verdict.DISCARD
+
+
+def test_what_holds_more_than_the_best_is_not_over_for_what_it_shares_with_it() -> None:
+    """e0004 does e0002 and e0003 anew on the baseline: e0003 is not in the best."""
+    both = [replace(experiment(4), reworks=("e0002", "e0003")), measured("e0004.1", 0.96, 500.0, worker=3)]
+    past = moved(*both)
+    assert past.ideas_of("e0004") == {"e0002", "e0003"}
+    assert verdicts(decide(past, now=501.0)) == {"e0004": Verdict.KEEP}
+    there = replace(experiment(5, Verdict.KEEP, judged_at=600.0), reworks=("e0004",))
+    assert history(*base(), *both, there, experiment(2), experiment(3)).ideas_in("e0005") == {
+        "e0001",
+        "e0002",
+        "e0003",
+    }
+
+
+def test_the_prior_of_several_ideas_is_that_of_their_sum() -> None:
+    effects = Effects(SIGMA)
+    one, other = (np.exp(-0.5 * ((effects.grid - m) / s) ** 2) for m, s in ((-2e-3, 1e-3), (1e-3, 2e-3)))
+    spacing = np.gradient(effects.grid)
+    one, other = (p * spacing / (p * spacing).sum() for p in (one, other))
+    found = effects.both(one, other)
+    assert found.sum() == pytest.approx(1.0)
+    assert np.allclose(found, effects.both(other, one))
+    moments = effects.moments(found)
+    assert moments.mean == pytest.approx(-1e-3, abs=5e-5)
+    assert moments.variance == pytest.approx(5e-6, rel=0.05)
 
 
 def test_what_shows_no_effect_on_a_base_that_has_it_is_not_kept_for_what_it_did_before() -> None:
     """A winner done anew that measures nothing here is no winner here."""
-    anew = replace(experiment(4, parent="e0002"), reworks="e0003")
+    anew = replace(experiment(4, parent="e0002"), reworks=("e0003",))
     past = moved(anew, measured("e0004.1", 0.99, 500.0, worker=3))
     assert verdicts(decide(past, now=501.0)).get("e0004") is not Verdict.KEEP
 

@@ -380,12 +380,19 @@ def test_what_to_do_anew_says_on_what_and_what_it_touches() -> None:
         *(experiment(6, Verdict.DISCARD), run("e0006.1", 1.0, kind="H100")),
     ]
     brief = small(*stale)
-    assert "# Rework wanted: won on an old base; do it anew on e0002 and set `reworks` to its id" in tell(
-        brief
-    )
+    title = "# Rework wanted: promising and not in e0002; do it anew there, its id in `reworks`"
+    assert title in tell(brief)
     assert section(brief, "Rework") == ["e0005 -.016 +-.0017 on e0001, MLP.forward: idea 5"]
     assert section(brief, "Near") == ["e0006 -.001 +-.0017 on e0001: idea 6"]
     assert section(small(), "Rework") == section(small(), "Near") == []
+    both = small(*stale, together=("e0005", "e0006"))
+    assert section(both, "Rework") == [
+        "in ONE experiment, `reworks` all of them: e0005 e0006",
+        "e0005 -.016 +-.0017 on e0001, MLP.forward: idea 5",
+        "e0006 -.001 +-.0017 on e0001: idea 6",
+    ]
+    assert section(both, "Near") == [], "nothing is wanted twice"
+    assert "ONE experiment" not in tell(small(*stale, together=("e0005",)))
 
 
 def test_pending_is_what_waits_and_what_is_not_judged() -> None:

@@ -27,7 +27,7 @@ def stacked(here: float) -> History:
     kept = [experiment(2, Verdict.KEEP, judged_at=310.0)]
     kept += [measured(f"e0002.{i}", 0.97, 300.0 + i, worker=i) for i in range(1, 7)]
     old = [experiment(3), *(measured(f"e0003.{i}", 0.99, 320.0 + i, worker=i) for i in range(1, 4))]
-    anew = [replace(experiment(4, parent="e0002"), reworks="e0003")]
+    anew = [replace(experiment(4, parent="e0002"), reworks=("e0003",))]
     anew += [measured(f"e0004.{i}", 0.97 + here, 500.0 + i, worker=i) for i in range(1, 4)]
     return history(*base(), *kept, *old, *anew)
 
@@ -36,12 +36,7 @@ def stacked(here: float) -> History:
 def test_an_idea_that_does_less_or_more_on_another_base_interacts(here: float, clear: bool) -> None:
     past = stacked(here)
     (found,) = interactions(past, learned(past))
-    assert (found.experiment, found.base, found.earlier, found.earlier_base) == (
-        "e0004",
-        "e0002",
-        "e0003",
-        "e0001",
-    )
+    assert (found.experiment, found.base, found.earlier) == ("e0004", "e0002", ("e0003",))
     assert found.difference == pytest.approx(here + 0.01, abs=2 * SIGMA)
     assert found.clear is clear
     assert interaction(past, learned(past), "e0003") is None, "it was first"
@@ -58,8 +53,7 @@ def test_the_share_that_held_is_a_slope_with_its_error() -> None:
             Interaction(
                 experiment=f"e{i}",
                 base="e0002",
-                earlier="e0001",
-                earlier_base="e0001",
+                earlier=("e0001",),
                 effect=here,
                 effect_there=there,
                 error=SIGMA / 2**0.5,

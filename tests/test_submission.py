@@ -79,6 +79,15 @@ def test_code_that_has_become_the_best_since_has_its_id_too(study: Study) -> Non
     assert hand_in(study, on_it, author="bob")["ideas"] == rows
 
 
+def test_an_idea_may_rework_one_or_several(study: Study) -> None:
+    answer = hand_in(study, ideas(1.5, 1.6))
+    first, second = ids(answer)
+    several = Idea(set={"X": 1.7}, reworks=(first, second, first))
+    hand_in(study, Wave(experiments=(Idea(set={"X": 1.8}, reworks=first), several)))
+    found = {p.experiment: p.reworks for p in study.store.waiting_proposals()}
+    assert list(found.values()) == [(), (), (first,), (first, second)]
+
+
 def test_what_an_idea_reworks_has_to_exist(study: Study) -> None:
     wave = Wave(experiments=(Idea(set={"X": 1.5}, reworks="e0099"),))
     for act in (lambda: hand_in(study, wave), lambda: rehearse(study, wave, author="ann", budget=FREE)):

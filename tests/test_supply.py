@@ -12,6 +12,7 @@ from autoresearch.actions import Admit, Ask, Rebase, Snapshot
 from autoresearch.budget import Budget
 from autoresearch.config import AgentConfig, Judging
 from autoresearch.experiment import Edit, Proposal, Purpose, Run, RunState, Verdict, Worker
+from autoresearch.history import History
 from autoresearch.judging.policy import ConfirmPolicy
 from autoresearch.plan import plan
 from builders import baseline, experiment, history, run, snapshot
@@ -180,3 +181,30 @@ def test_the_size_of_a_batch_follows_the_pool(workers: int, batch: int, backlog:
     assert (claude.batch_for(workers), claude.backlog_for(workers)) == (batch, backlog)
     sweep = AgentConfig()
     assert (sweep.batch_for(workers), sweep.backlog_for(workers)) == (None, workers)
+
+
+class Wants(ConfirmPolicy):
+    """Wants the same experiments done anew together, always."""
+
+    def decide(self, *_: object) -> tuple[()]:  # type: ignore[override]
+        return ()
+
+    def together(self, *_: object) -> tuple[str, ...]:  # type: ignore[override]
+        return ("e0002", "e0003")
+
+
+def test_what_is_to_be_done_anew_together_is_asked_for_once_on_each_base_and_before_all_else() -> None:
+    def asked(past: History | None = None, **changes: object) -> list[Ask]:
+        actions = plan(snapshot(past or history(*BASE), **changes), Wants(Judging()))
+        return [action for action in actions if isinstance(action, Ask)]
+
+    combination = Ask(n=1, together=("e0002", "e0003"))
+    known = frozenset({("e0001", "e0002", "e0003")})
+    moved = history(*BASE, experiment(4, Verdict.KEEP))
+    assert asked() == [combination]
+    assert asked(backlog=0, lead_seconds=30.0) == [combination], "though no worker waits"
+    assert asked(combined=known) == [Ask(n=4)]
+    assert asked(moved, combined=known) == [combination], "there is a new best"
+    assert asked(batch=8, calls=2, open_calls=1) == [combination]
+    assert asked(batch=8, calls=1, open_calls=1, asked=8) == [], "no call is left"
+    assert asked(calls=0) == asked(agent_gone="done") == asked(budget=Budget(experiments=0)) == []

@@ -291,6 +291,28 @@ def test_wait_tells_what_won_on_an_old_base_from_what_was_cancelled(lab: Lab) ->
     assert (found["done"], found["pending"]) == (3, 0)
 
 
+def test_what_is_wanted_in_one_experiment_stands_in_the_brief_until_it_is_handed_in(lab: Lab) -> None:
+    """Two won on the baseline beside e0002, which is the best now."""
+    (lab.folder / "autoresearch.yaml").write_text(CONFIG.replace("experiments: 3", "experiments: 9"))
+    lab.commit("configured")
+    study = lab.study()
+    for number in (1, 2, 3):
+        measure(study.store, f"e0001.{number}", 2.0 + number / 100, NOW)
+    study.store.decide("e0001", Verdict.KEEP, "baseline", NOW)
+    wave = Wave(experiments=tuple(Idea(set={"X": x}) for x in (1.5, 1.6, 1.7)))
+    submit(study, wave, author="ann", request_id=None, budget=Budget(), now=NOW)
+    for waiting, value in zip(study.store.waiting_proposals(), (1.0, 1.5, 1.4), strict=True):
+        study.store.enlist(waiting, 0, NOW)
+        measure(study.store, f"{waiting.experiment}.1", value, NOW + 20)
+    study.store.decide("e0002", Verdict.KEEP, "better", NOW + 30)
+    study.close()
+    wanted = "in ONE experiment, `reworks` all of them: e0003 e0004"
+    assert wanted in answer(lab, "brief")["brief"]
+    assert wanted in call(lab, "brief", "--full").stdout
+    answer(lab, "submit", "--set", "X=1.9", "-m", "both", "--reworks", "e0003", "--reworks", "e0004")
+    assert "ONE experiment" not in answer(lab, "brief")["brief"]
+
+
 def test_a_cursor_that_nobody_was_given_is_refused(big: Lab) -> None:
     """It would hide all that ends until then, as the one in the instructions does when it is copied."""
     last = answer(big, "results")["cursor"]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import repeat
 
 from autoresearch.brief import Brief
 from autoresearch.errors import AgentError
 from autoresearch.experiment import Edit, Experiment, Proposal, Verdict
 from autoresearch.history import History
 from autoresearch.protocols import Reply
-from autoresearch.world import END, Idea, Imagination, World, read_code
+from autoresearch.world import END, Code, Idea, Imagination, World, read_code
 
 AUTHOR = "simulated"
 STACKED, ANEW = "won on", "done anew"  # what was discarded for that was not tried in vain
 
 
 class SimulatedAgent:
-    """Proposes ideas of a world; does again, first of all, what the brief wants reworked."""
+    """Proposes ideas of a world; does again, first of all, what the brief wants reworked.
+
+    A hypothesis names an idea, or several that are done anew in one experiment.
+    """
 
     def __init__(
         self, world: World, look: Callable[[], History], imagination: Imagination | None = None
@@ -31,7 +35,7 @@ class SimulatedAgent:
         self._number = 0
         self._judged: set[str] = set()
         self._waiting: dict[str, Idea] = {}  # proposed and not judged, by hypothesis
-        self._reworked: set[str] = set()
+        self._reworked: set[str] = set()  # experiments that were done anew by themselves
 
     def propose(self, brief: Brief, n: int) -> Reply:
         """Return n proposals for the best code; AgentError where there are no more ideas."""
@@ -41,16 +45,20 @@ class SimulatedAgent:
         wanted = [e for e in map(history.experiments.get, brief.rework) if e and e.id not in self._reworked]
         proposals = []
         if not self._world.scenario.reworks:
-            ideas = [self._world.idea(experiment.hypothesis) for experiment in wanted]
-            self._imagination.spent |= {idea.good for idea in ideas if idea.good is not None}
+            wanted += [history.experiments[name] for name in brief.together]
+            spent = [idea.good for experiment in wanted for idea in self._ideas(experiment)]
+            self._imagination.spent |= {good for good in spent if good is not None}
             wanted = []
-        for experiment in wanted[:n]:
-            self._reworked.add(experiment.id)
-            idea = self._imagination.again(self._world.idea(experiment.hypothesis), self._next(), base)
-            proposals.append(self._proposal(brief, idea, experiment))
+        groups = [[experiment] for experiment in wanted]
+        if brief.together and self._world.scenario.reworks:
+            groups.insert(0, [history.experiments[name] for name in brief.together])
+        for group in groups[:n]:
+            self._reworked |= {experiment.id for experiment in group}
+            if ideas := self._anew(group, base):
+                proposals.append(self._proposal(brief, ideas, group))
         while len(proposals) < n and self._imagination.left:
             pending = frozenset(idea.good for idea in self._waiting.values() if idea.good is not None)
-            proposals.append(self._proposal(brief, self._imagination.draw(self._next(), base, pending)))
+            proposals.append(self._proposal(brief, [self._imagination.draw(self._next(), base, pending)]))
         if not proposals:
             raise AgentError("there are no more ideas", retryable=False)
         return Reply(proposals=tuple(proposals))
@@ -59,16 +67,30 @@ class SimulatedAgent:
         self._number += 1
         return self._number
 
-    def _proposal(self, brief: Brief, idea: Idea, again: Experiment | None = None) -> Proposal:
-        self._waiting[idea.name] = idea
+    def _ideas(self, experiment: Experiment) -> list[Idea]:
+        return [self._world.idea(name) for name in experiment.hypothesis.split()]
+
+    def _anew(self, experiments: Sequence[Experiment], base: Code) -> list[Idea]:
+        """Return the ideas of experiments written anew, one upon the other; none of them twice."""
+        there = {self._world.idea(name).good for name in base}
+        found: list[Idea] = []
+        for idea in (idea for experiment in experiments for idea in self._ideas(experiment)):
+            if idea.good is None or idea.good not in there:
+                place = (*base, *(each.name for each in found))
+                found.append(self._imagination.again(idea, self._next(), place))
+                there.add(idea.good)
+        return found
+
+    def _proposal(self, brief: Brief, ideas: Sequence[Idea], again: Sequence[Experiment] = ()) -> Proposal:
+        self._waiting |= {idea.name: idea for idea in ideas}
         return Proposal(
-            hypothesis=idea.name,
-            edits=(Edit(old=END, new=f"{idea.name} = 1\n{END}"),),
+            hypothesis=" ".join(idea.name for idea in ideas),
+            edits=(Edit(old=END, new="".join(f"{idea.name} = 1\n" for idea in ideas) + END),),
             parent=brief.parent,
             base=brief.parent,
             follows=True,
             author=AUTHOR,
-            reworks=again.id if again else None,
+            reworks=tuple(experiment.id for experiment in again),
         )
 
     def _learn(self, history: History) -> None:
@@ -80,7 +102,7 @@ class SimulatedAgent:
             experiment = history.experiments[name]
             if experiment.verdict is Verdict.DISCARD and experiment.reason.startswith(STACKED):
                 continue  # it is being tried on another base, under its old name
-            idea = self._waiting.pop(experiment.hypothesis, None)
             in_vain = experiment.verdict is Verdict.DISCARD and not experiment.reason.startswith(ANEW)
-            if idea is not None and in_vain:
-                self._imagination.reject(idea)
+            for idea in map(self._waiting.pop, experiment.hypothesis.split(), repeat(None)):
+                if idea is not None and in_vain:
+                    self._imagination.reject(idea)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from autoresearch.cli.common import ceilings, existing_study, say_if_idle
+from autoresearch.cli.common import ceilings, combined, existing_study, say_if_idle
 from autoresearch.cli.output import print_json, shorten
 from autoresearch.constants import constants_of
 from autoresearch.prose import tell, tell_briefly
@@ -21,7 +21,7 @@ TEXT_BYTES = 1650  # of the brief in JSON, where nobody asked for more
 def brief(folder: Path, study: str | None, *, full: bool, code: bool, as_json: bool) -> None:
     """Print the brief on a study; with `full` all of it, with `code` the best code too."""
     opened = existing_study(folder, study)
-    told = tell_all(opened, ceilings(opened), "")
+    told = tell_all(opened, ceilings(opened), "", together=combined(opened))
     text = tell(told) if full else tell_briefly(told)
     if not as_json:
         typer.echo(text)

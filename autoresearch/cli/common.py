@@ -108,6 +108,16 @@ def learned(opened: Study, history: History) -> Learner | None:
     return learner if learner.learn(history) else None
 
 
+def combined(opened: Study) -> tuple[str, ...]:
+    """Return the experiments whose ideas should be done anew in one, as far as that is not under way."""
+    from autoresearch.judging.combining import Combiner
+
+    history = opened.store.history()
+    judging = configuration(opened.folder).judging
+    learner = learned(opened, history) if judging.policy == "posterior" else None
+    return Combiner(learner).together(history, opened.store.waiting_proposals()) if learner else ()
+
+
 def noise_of(opened: Study, said: float | None) -> float | None:
     """Return how much a study's runs are expected to differ: as its configuration says, else its target."""
     from autoresearch.judging.statistics import expected_noise

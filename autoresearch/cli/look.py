@@ -176,7 +176,7 @@ def _believed(opened: Study, history: History, id_: str) -> dict[str, Any]:
         "tried": sum(learner.compared.values()),
     }
     found = interaction(history, learner, id_)
-    return told if found is None else told | {"reworks": found.earlier, **found.figures()}
+    return told if found is None else told | {"reworks": list(found.earlier), **found.figures()}
 
 
 def _belief_lines(told: Mapping[str, Any]) -> Iterator[str]:
@@ -188,7 +188,7 @@ def _belief_lines(told: Mapping[str, Any]) -> Iterator[str]:
         differs = f"{told['interaction']:+.5f} {plus_minus()}{told['interaction_error']:.5f}"
         word = "they interact" if told["interacts"] else "no more than noise"
         yield (
-            f"does {told['reworks']} anew: measured {told['effect_here']:+.5f}, on its first base"
+            f"does {', '.join(told['reworks'])} anew: measured {told['effect_here']:+.5f}, on its first base"
             f" {told['effect_there']:+.5f}; {differs}, {word}"
         )
 

@@ -90,7 +90,7 @@ def _stacking(history: History, learner: Learner) -> dict[str, Any] | None:
         "held_error": round(share[1], 3) if share else None,
         "interactions": len(clear),
         "largest": [
-            {"experiment": each.experiment, "reworks": each.earlier, **each.figures()}
+            {"experiment": each.experiment, "reworks": list(each.earlier), **each.figures()}
             for each in clear[:MOST_SHOWN]
         ],
     }
@@ -134,7 +134,7 @@ def _stacking_lines(told: Mapping[str, Any] | None) -> Iterator[str]:
     for each in told["largest"]:
         differs = f"{each['interaction']:+.5f} {pm}{each['interaction_error']:.5f}"
         yield (
-            f"           {each['experiment']} {each['effect_here']:+.5f}, as {each['reworks']}"
+            f"           {each['experiment']} {each['effect_here']:+.5f}, as {', '.join(each['reworks'])}"
             f" {each['effect_there']:+.5f}: {differs}"
         )
 

@@ -37,7 +37,7 @@ class Given:
     hypothesis: str | None
     parent: str | None
     expected: float | None
-    reworks: str | None
+    reworks: tuple[str, ...]
     notes: str | None
 
 

@@ -135,7 +135,7 @@ def submit(
     hypothesis: Annotated[str | None, typer.Option("--hypothesis", "-m", help="What it should do.")] = None,
     parent: Annotated[str | None, typer.Option(help="What it builds on.", show_default="the best")] = None,
     expected: Annotated[float | None, typer.Option(help="Predicted change of the metric.")] = None,
-    reworks: Annotated[str | None, typer.Option(help="The experiment whose idea this does anew.")] = None,
+    reworks: Annotated[list[str] | None, typer.Option(help="An experiment whose idea it does anew.")] = None,
     notes: Annotated[str | None, typer.Option(help="What you have learnt, for the notebook.")] = None,
     author: Author = None,
     request_id: Annotated[str | None, typer.Option(help="The same id is answered the same way.")] = None,
@@ -161,7 +161,7 @@ def submit(
         hypothesis=hypothesis,
         parent=parent,
         expected=expected,
-        reworks=reworks,
+        reworks=tuple(reworks or ()),
         notes=notes,
     )
     submit(

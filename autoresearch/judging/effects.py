@@ -113,6 +113,19 @@ class Effects:
         remains: Vector = _remaining(STACKED if stacked else REWORKED) @ posterior
         return remains
 
+    def both(self, one: Vector, other: Vector) -> Vector:
+        """Return the prior of two ideas done in one experiment: their effects add up."""
+        import numpy as np
+
+        total = np.clip(np.add.outer(self.grid, self.grid).ravel(), self.grid[0], self.grid[-1])
+        weight = np.outer(one, other).ravel()
+        at = np.clip(np.searchsorted(self.grid, total) - 1, 0, POINTS - 2)
+        part = (total - self.grid[at]) / (self.grid[at + 1] - self.grid[at])
+        found = np.zeros(POINTS)
+        np.add.at(found, at, (1 - part) * weight)
+        np.add.at(found, at + 1, part * weight)
+        return found
+
     def moments(self, posterior: Vector) -> Gaussian:
         """Return the mean and the variance of an effect."""
         mean = float(posterior @ self.grid)

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -204,11 +205,12 @@ class Learner:
         experiment = history.experiments[name]
         self.compared[experiment.parent or ""] += 1
         prior = effects.prior
-        earlier = history.experiments.get(experiment.reworks or "")
-        if earlier is not None and earlier.id in self._priors and belief.knows(earlier.parent or ""):
-            known = self._posteriors(history, [earlier], [earlier.parent])[0][0]
+        earlier = [history.experiments[each] for each in experiment.reworks if each in self._priors]
+        earlier = [each for each in earlier if belief.knows(each.parent or "")]
+        if earlier:
+            posteriors = self._posteriors(history, earlier, [each.parent for each in earlier])[0]
             stacked = experiment.author == MERGE_QUEUE or not self._reworked_hold
-            prior = effects.remaining(known, stacked=stacked)
+            prior = reduce(effects.both, (effects.remaining(each, stacked=stacked) for each in posteriors))
         self._priors[name] = prior
 
     def cavity(self, name: str, found: Gaussian) -> Gaussian:

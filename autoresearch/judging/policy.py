@@ -101,6 +101,10 @@ class ConfirmPolicy:
                 break
         return decisions
 
+    def together(self, *_: object) -> tuple[()]:
+        """Return nothing: each idea is measured by itself."""
+        return ()
+
     def next_run(self, _: History, queued: Sequence[Run], worker: Worker) -> Run | None:
         """Return which queued run a free worker takes: what decides most goes first."""
         fitting = [run for run in queued if run.kind in {None, worker.kind}]

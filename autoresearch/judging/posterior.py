@@ -6,9 +6,10 @@
     drop     one whose expected improvement per run still needed is too small, for what runs bring lately
     confirm  the others, the most promising first, on workers that have not measured them
     control  the incumbent itself, until its value is known well enough for what it is compared with
-    stack    a winner on an old base is done anew on today's: by the agent where much is at stake and
-             it does so in time, else by the merge queue, which applies the same edits there; one
-             that is more likely than not to beat today's best as it stands is confirmed as it stands
+    stack    a winner on an old base is done anew on today's: by the agent where it does so in time,
+             those that are sure in one experiment (`combining`), else by the merge queue, which
+             applies the same edits there; one that is more likely than not to beat today's best as
+             it stands is confirmed as it stands
 
 A run is worth its expected improvement per run still needed (`Prospect.worth`). The rules and their
 numbers come from simulation (benchmarks/policies.py); scales are in noises of a run, so that another
@@ -23,8 +24,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from autoresearch.config import Judging
-from autoresearch.experiment import OVER, Experiment, Purpose, Run, Verdict, Worker
+from autoresearch.experiment import OVER, Experiment, Proposal, Purpose, Run, Verdict, Worker
 from autoresearch.history import BASELINE, History, is_unselected
+from autoresearch.judging.combining import GROUP, NEAR, SURE, Combiner
 from autoresearch.judging.effects import SHARES, Prospect
 from autoresearch.judging.learning import Candidate, Learner
 from autoresearch.judging.policy import (
@@ -66,6 +68,9 @@ class Rules:
     much: float = 0.0  # a stale winner of more is for the agent to do anew
     patience: float = 4.0  # for that, in runs' times; before it has ever done so:
     trial: float = 1.0
+    sure: float = SURE  # what is done anew together, see `combining`; 0: each by itself
+    near: float = NEAR
+    group: float = GROUP
     most_runs: float = 14.0
     # Parts that benchmarks leave out:
     hands_back: bool = True
@@ -98,6 +103,7 @@ class PosteriorPolicy:
             offsets=rules.offsets,
             reworked_hold=rules.reworked_hold,
         )
+        self._combiner = Combiner(self.learner, sure=rules.sure, near=rules.near, group=rules.group)
         self._sign = 1
         self._workers: Sequence[Worker] = ()  # as of the last decision, as is the next one
         self._now = 0.0
@@ -132,6 +138,12 @@ class PosteriorPolicy:
         decisions += self._unwanted(history, incumbent)
         decisions += self._orders(history, left, incumbent, bar)
         return decisions
+
+    def together(self, history: History, proposals: Sequence[Proposal]) -> tuple[str, ...]:
+        """Return the experiments whose ideas the agent should do anew in one."""
+        if not (self._rules.hands_back and self.learner.has_learned and self._patience(_anew(history))):
+            return ()
+        return self._combiner.together(history, proposals)
 
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker) -> Run | None:
         """Return which of the queued runs a free worker takes: where it teaches most goes first."""
@@ -212,9 +224,8 @@ class PosteriorPolicy:
         """Return the verdicts on what is over, and what is still to be measured."""
         most = self._rules.most_runs * max(1.0, (self.learner.belief.sigma / self.learner.unit) ** 2)
         stale = any(c.stale for c in candidates)
-        made = history.experiments.values() if stale else ()
-        again = [e for e in made if e.reworks and e.verdict is not Verdict.CRASH]
-        reworked = {e.reworks: e.id for e in again}
+        again = _anew(history) if stale else []
+        reworked = {name: e.id for e in again for name in e.reworks}
         patience, inside = self._patience(again), history.ideas_in(incumbent.id)
         over: list[Decision] = []
         left: list[Candidate] = []
@@ -223,7 +234,7 @@ class PosteriorPolicy:
             hopeless = c.prospect.worth < (bar / 2 if c.open else bar) or c.runs >= most
             if c.stale and name in reworked:
                 over.append(discard(name, f"done anew as {reworked[name]}"))
-            elif c.stale and history.idea_of(name) in inside:
+            elif c.stale and history.ideas_of(name) <= inside:
                 over.append(discard(name, f"done anew: its idea is in {incumbent.id}, the best"))
             elif hopeless:
                 over.append(discard(name, f"not worth more runs: {self._said(c.prospect)}, {_runs(c.runs)}"))
@@ -331,6 +342,11 @@ class PosteriorPolicy:
             if known <= aim:
                 why = f"{incumbent.id} is the best, and its value is told by runs it was not chosen by"
             yield Order(experiment=incumbent.id, purpose=Purpose.CALIBRATE, kind=None, why=why)
+
+
+def _anew(history: History) -> list[Experiment]:
+    """Return what does others anew and did not crash."""
+    return [e for e in history.experiments.values() if e.reworks and e.verdict is not Verdict.CRASH]
 
 
 def _runs(n: int) -> str:

@@ -101,7 +101,7 @@ def insert_experiment(
             to_json(candidate.touches),
             to_json(candidate.flags),
             made.expected,
-            made.reworks,
+            " ".join(made.reworks) or None,
         ),
     )
     append_event(db, now, "admitted", id_, {"hypothesis": made.hypothesis, "author": made.author})

@@ -105,7 +105,7 @@ def insert_proposal(db: sqlite3.Connection, proposal: Proposal, call: int | None
             proposal.base,
             int(proposal.follows),
             proposal.expected,
-            proposal.reworks,
+            " ".join(proposal.reworks) or None,
             call,
         ),
     )

@@ -50,7 +50,7 @@ def to_experiment(row: sqlite3.Row) -> Experiment:
         touches=tuple(json.loads(row["touches"])),
         flags=tuple(json.loads(row["flags"])),
         expected=row["expected"],
-        reworks=row["reworks"],
+        reworks=tuple((row["reworks"] or "").split()),
     )
 
 
@@ -105,7 +105,7 @@ def to_proposal(row: sqlite3.Row) -> Proposal:
         base=row["base"],
         follows=bool(row["follows"]),
         expected=row["expected"],
-        reworks=row["reworks"],
+        reworks=tuple((row["reworks"] or "").split()),
         experiment=row["experiment"],
     )
 

@@ -243,7 +243,7 @@ class _Wave:
                 experiment,
                 proposal.base,
                 proposal.expected,
-                proposal.reworks,
+                " ".join(proposal.reworks) or None,
                 self._submission,
             ),
         )

@@ -397,7 +397,7 @@ class StoreContract:
         self, store: Store
     ) -> None:
         begin(store)
-        following = replace(proposal(), base="e0001", follows=True, expected=-0.002, reworks="e0001")
+        following = replace(proposal(), base="e0001", follows=True, expected=-0.002, reworks=("e0001",))
         (number, fixed) = store.add_proposals([following, proposal()], NOW)
         assert store.rebase(number, "e0007", NOW)
         assert not store.rebase(number, "e0007", NOW), "it is there already"

@@ -66,6 +66,7 @@ def _proposal(given: object, brief: Brief, author: str) -> Proposal:
         raise _BadError("no edits")
     parent = _parent(given.get("parent"), brief)
     reworks = given.get("reworks")
+    earlier = reworks if isinstance(reworks, list) else [reworks]
     return Proposal(
         hypothesis=hypothesis,
         edits=tuple(_edit(edit, brief) for edit in edits),
@@ -74,7 +75,7 @@ def _proposal(given: object, brief: Brief, author: str) -> Proposal:
         base=brief.parent,
         follows=parent == brief.parent,
         expected=_finite(given.get("expected")),
-        reworks=reworks if isinstance(reworks, str) and brief.find(reworks) else None,
+        reworks=tuple(dict.fromkeys(name for name in earlier if isinstance(name, str) and brief.find(name))),
     )
 
 

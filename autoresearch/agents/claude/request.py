@@ -45,7 +45,11 @@ def tool(names: Sequence[str]) -> Mapping[str, Any]:
     experiment = {
         "hypothesis": {"type": "string", "description": "at most 20 words"},
         "parent": _nullable("string", "null: edits apply to the best code"),
-        "reworks": _nullable("string", "the experiment whose idea this does anew"),
+        "reworks": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "the experiments whose ideas this does anew; mostly none",
+        },
         "edits": {"type": "array", "items": _object(edit)},
         "expected": _nullable("number", "predicted change of the metric against the parent"),
     }
