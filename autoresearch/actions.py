@@ -43,7 +43,7 @@ class Snapshot:
     worst_seconds: float  # the longest one run may occupy a worker
     request: Request = Request.NONE
     checked: Mapping[int, bool] = field(default_factory=dict)  # preflights that ended: did the code pass?
-    combined: frozenset[tuple[str, ...]] = frozenset()  # what was asked for together: the best, then what
+    combined: frozenset[tuple[str, ...]] = frozenset()  # what was to be tried together: the best, then what
     open_calls: int = 0  # requests to the agent that are not answered yet
     calls: int = 1  # how many of them may be open, where they have a size; 0: nobody is asked
     batch: int | None = None  # proposals a request asks for; None: as many as are needed
@@ -144,6 +144,13 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Have the edits of several experiments tried together on today's best."""
+
+    experiments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """End this dispatcher; nothing is left that it could do."""
 
@@ -168,5 +175,6 @@ Action = (
     | Order
     | Withdraw
     | Merge
+    | Stack
     | Finish
 )

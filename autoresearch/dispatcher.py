@@ -26,6 +26,7 @@ from autoresearch.actions import (
     Request,
     Requeue,
     Snapshot,
+    Stack,
     Started,
     Submit,
 )
@@ -233,6 +234,8 @@ class Dispatcher:
                 self._intake.admit(next(p for p in snapshot.proposals if p.number == action.proposal))
             case Ask():
                 self._asking.ask(self._brief(action.together), action.n)
+            case Stack():
+                self._asking.combined.add(self._intake.stack(action.experiments))
             case Decide() | Order() | Withdraw() | Merge():
                 self._judge(action, now)
             case Finish():

@@ -10,9 +10,10 @@ from statistics import median
 from typing import Protocol
 
 from autoresearch.constants import constants_of
-from autoresearch.experiment import Candidate, Failure, Files, Proposal, Refusal
+from autoresearch.experiment import Candidate, Edit, Failure, Files, Proposal, Refusal
 from autoresearch.families import touched
-from autoresearch.patch import admit
+from autoresearch.judging.policy import MERGE_QUEUE
+from autoresearch.patch import admit, apply_edits
 from autoresearch.protocols import Clock
 from autoresearch.study import Study
 
@@ -149,6 +150,37 @@ class Intake:
             return
         self._begun.setdefault(number, self._clock.now())
         self._preflight.start(number, files)
+
+    def stack(self, experiments: Sequence[str]) -> tuple[str, ...]:
+        """Have the edits of several experiments tried on the best there is now, as far as they fit there.
+
+        Returns the best, then the experiments.
+        """
+        history = self._store.history()
+        best = history.lineage()[-1]
+        files = self._study.files(best.id)
+        edits: list[Edit] = []
+        fitting: list[str] = []
+        for name in experiments:
+            more = self._store.edits(name)
+            found = apply_edits(more, files)
+            if not isinstance(found, Refusal):
+                files = found
+                edits += more
+                fitting.append(name)
+        if len(fitting) > 1:
+            stacked = Proposal(
+                hypothesis="; ".join(history.experiments[name].hypothesis for name in fitting),
+                edits=tuple(edits),
+                parent=best.id,
+                author=MERGE_QUEUE,
+                base=best.id,
+                follows=True,
+                reworks=tuple(fitting),
+            )
+            self._store.add_proposals([stacked], self._clock.now())
+            log.info("stacked: %s", ", ".join(fitting))
+        return best.id, *experiments
 
     def close(self) -> None:
         """End the checks that still run."""

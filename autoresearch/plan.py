@@ -22,6 +22,7 @@ from autoresearch.actions import (
     Request,
     Requeue,
     Snapshot,
+    Stack,
     Started,
     Submit,
 )
@@ -31,7 +32,7 @@ from autoresearch.experiment import JobStatus, RunState, Verdict, Worker
 from autoresearch.history import BASELINE
 from autoresearch.judging.policy import Decide, discard
 from autoresearch.protocols import Policy
-from autoresearch.supply import MAX_BARREN, admissions, asks, rebases
+from autoresearch.supply import MAX_BARREN, admissions, asks, new_combination, rebases
 
 MAX_LOSSES = 3  # machines lost under one run before it is given up
 
@@ -55,9 +56,10 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
         if not judged and not _no_room_for_more(snapshot):
             actions += rebases(snapshot)
             actions += admissions(snapshot, unserved)
-            actions += asks(
-                snapshot, _taking(snapshot), policy.together(snapshot.history, snapshot.proposals)
-            )
+            together = new_combination(snapshot, policy.together(snapshot.history, snapshot.proposals))
+            if together and together.stacked:
+                actions.append(Stack(experiments=together.experiments))
+            actions += asks(snapshot, _taking(snapshot), together)
     if not actions:
         actions += _release(snapshot)
     if not actions:

@@ -12,7 +12,7 @@ from typing import Protocol
 from autoresearch.brief import Brief
 from autoresearch.experiment import JobResult, JobSpec, JobStatus, Place, Proposal, Run, Worker
 from autoresearch.history import History
-from autoresearch.judging.policy import Decision
+from autoresearch.judging.policy import Decision, Together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +84,8 @@ class Policy(Protocol):
         """Return the verdicts that are due, the runs wanted, and those no longer wanted; at most one keep."""
         ...
 
-    def together(self, history: History, proposals: Sequence[Proposal], /) -> tuple[str, ...]:
-        """Return the experiments whose ideas should be done anew in one, as far as that is not under way."""
+    def together(self, history: History, proposals: Sequence[Proposal], /) -> Together | None:
+        """Return whose ideas should be tried in one experiment, if any and not under way."""
         ...
 
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker, /) -> Run | None:

@@ -17,6 +17,7 @@ from autoresearch.actions import Admit, Ask, Rebase, Snapshot
 from autoresearch.budget import room_for_experiments
 from autoresearch.experiment import Purpose, Worker
 from autoresearch.history import BASELINE, History
+from autoresearch.judging.policy import Together
 
 MAX_BARREN = 40  # proposals refused in a row before the agent counts as out of ideas
 RECENT = 50  # runs that tell how long one takes, and how many of them are first looks
@@ -55,7 +56,16 @@ def admissions(snapshot: Snapshot, unserved: int) -> Iterator[Admit]:
             yield Admit(proposal=number)
 
 
-def asks(snapshot: Snapshot, taking: Sequence[Worker], together: tuple[str, ...] = ()) -> Iterator[Ask]:
+def new_combination(snapshot: Snapshot, wanted: Together | None) -> Together | None:
+    """Return the combination that is wanted, unless it was tried on this base or there is no room for it."""
+    best = snapshot.history.incumbent()
+    if wanted is None or best is None or (best.id, *wanted.experiments) in snapshot.combined:
+        return None
+    stock = len(snapshot.proposals) + snapshot.asked
+    return wanted if room_for_experiments(snapshot.budget, snapshot.usage) > stock else None
+
+
+def asks(snapshot: Snapshot, taking: Sequence[Worker], together: Together | None = None) -> Iterator[Ask]:
     """Yield the requests for proposals without which workers would soon wait.
 
     What is to be done anew `together` is asked for at once, by itself: much hangs on it.
@@ -65,8 +75,9 @@ def asks(snapshot: Snapshot, taking: Sequence[Worker], together: tuple[str, ...]
         return
     stock = len(snapshot.proposals) + snapshot.asked
     room = int(min(room_for_experiments(snapshot.budget, snapshot.usage) - stock, 1_000_000))
-    if together and room > 0 and _is_new(snapshot, together):
-        yield Ask(n=1, together=together)
+    busy = snapshot.batch is not None and snapshot.open_calls >= snapshot.calls
+    if together and not together.stacked and not busy:
+        yield Ask(n=1, together=together.experiments)
         return
     wanted = _needed(snapshot, taking) + snapshot.backlog - stock
     if snapshot.batch is None:
@@ -79,13 +90,6 @@ def asks(snapshot: Snapshot, taking: Sequence[Worker], together: tuple[str, ...]
         n = min(snapshot.batch, room)
         yield Ask(n=n)
         wanted, room = wanted - n, room - n
-
-
-def _is_new(snapshot: Snapshot, together: tuple[str, ...]) -> bool:
-    """Whether that was not asked for on today's best, and there is a call left to ask for it."""
-    best = snapshot.history.incumbent()
-    busy = snapshot.batch is not None and snapshot.open_calls >= snapshot.calls
-    return not busy and best is not None and (best.id, *together) not in snapshot.combined
 
 
 def _needed(snapshot: Snapshot, taking: Sequence[Worker]) -> int:

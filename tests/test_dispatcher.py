@@ -22,6 +22,8 @@ from autoresearch.executors.local import LocalExecutor, slots
 from autoresearch.experiment import Edit, FailureKind, Proposal, Purpose, RunState, Verdict
 from autoresearch.founding import same_target
 from autoresearch.history import BASELINE
+from autoresearch.intake import Intake
+from autoresearch.judging.policy import MERGE_QUEUE
 from autoresearch.protocols import Reply
 from autoresearch.report import results_tsv
 from autoresearch.study import open_study, state_folder
@@ -313,6 +315,21 @@ def test_when_the_best_moves_what_waits_moves_along_or_is_handed_back(lab: Lab) 
     assert stale.reason.startswith("stale: written for e0001, it does not fit e0002")
     moved = [(e.subject, e.data["parent"]) for e in study.store.events(kinds=["rebased"])]
     assert moved == [("2", "e0002"), ("3", "e0002")]
+
+
+def test_edits_of_several_experiments_are_stacked_as_far_as_they_fit(lab: Lab) -> None:
+    """The third changes the same line as the first."""
+    slower = dataclasses.replace(set_x(3.0), edits=(Edit(old="SLEEP = 0.0", new="SLEEP = 0.01"),))
+    study, _ = lab.run([set_x(3.0), slower, set_x(3.5)])
+    best = study.store.history().lineage()[-1].id
+    intake = Intake(study, None, WallClock())
+    names = tuple(e for e in study.store.history().experiments if e not in {"e0001", best})
+    assert intake.stack(names) == (best, *names)
+    (waiting,) = study.store.waiting_proposals()
+    assert (waiting.parent, waiting.author, waiting.reworks) == (best, MERGE_QUEUE, names[:2])
+    assert [edit.new for edit in waiting.edits] == ["X = 3.0", "SLEEP = 0.01"]
+    intake.stack((names[0], names[2]))
+    assert len(study.store.waiting_proposals()) == 1, "one alone is no combination"
 
 
 def test_an_idea_that_is_in_the_best_already_is_not_done_anew(lab: Lab) -> None:

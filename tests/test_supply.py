@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoresearch.actions import Admit, Ask, Rebase, Snapshot
+from autoresearch.actions import Admit, Ask, Rebase, Snapshot, Stack
 from autoresearch.budget import Budget
 from autoresearch.config import AgentConfig, Judging
 from autoresearch.experiment import Edit, Proposal, Purpose, Run, RunState, Verdict, Worker
 from autoresearch.history import History
-from autoresearch.judging.policy import ConfirmPolicy
+from autoresearch.judging.policy import ConfirmPolicy, Together
 from autoresearch.plan import plan
 from builders import baseline, experiment, history, run, snapshot
 
@@ -189,13 +189,17 @@ class Wants(ConfirmPolicy):
     def decide(self, *_: object) -> tuple[()]:  # type: ignore[override]
         return ()
 
-    def together(self, *_: object) -> tuple[str, ...]:  # type: ignore[override]
-        return ("e0002", "e0003")
+    def __init__(self, *, stacked: bool = False) -> None:
+        super().__init__(Judging())
+        self._wanted = Together(experiments=("e0002", "e0003"), stacked=stacked)
+
+    def together(self, *_: object) -> Together:  # type: ignore[override]
+        return self._wanted
 
 
 def test_what_is_to_be_done_anew_together_is_asked_for_once_on_each_base_and_before_all_else() -> None:
     def asked(past: History | None = None, **changes: object) -> list[Ask]:
-        actions = plan(snapshot(past or history(*BASE), **changes), Wants(Judging()))
+        actions = plan(snapshot(past or history(*BASE), **changes), Wants())
         return [action for action in actions if isinstance(action, Ask)]
 
     combination = Ask(n=1, together=("e0002", "e0003"))
@@ -208,3 +212,16 @@ def test_what_is_to_be_done_anew_together_is_asked_for_once_on_each_base_and_bef
     assert asked(batch=8, calls=2, open_calls=1) == [combination]
     assert asked(batch=8, calls=1, open_calls=1, asked=8) == [], "no call is left"
     assert asked(calls=0) == asked(agent_gone="done") == asked(budget=Budget(experiments=0)) == []
+
+
+def test_where_nobody_does_ideas_anew_their_edits_are_stacked_once_on_each_base() -> None:
+    def stacked(**changes: object) -> list[Stack]:
+        actions = plan(snapshot(history(*BASE), **changes), Wants(stacked=True))
+        assert not [action for action in actions if isinstance(action, Ask) and action.together]
+        return [action for action in actions if isinstance(action, Stack)]
+
+    assert (
+        stacked() == stacked(calls=0) == stacked(agent_gone="done") == [Stack(experiments=("e0002", "e0003"))]
+    )
+    assert stacked(combined=frozenset({("e0001", "e0002", "e0003")})) == []
+    assert stacked(budget=Budget(experiments=0)) == []

@@ -68,7 +68,7 @@ class SimulatedAgent:
         return self._number
 
     def _ideas(self, experiment: Experiment) -> list[Idea]:
-        return [self._world.idea(name) for name in experiment.hypothesis.split()]
+        return [self._world.idea(name) for name in experiment.hypothesis.split("; ")]
 
     def _anew(self, experiments: Sequence[Experiment], base: Code) -> list[Idea]:
         """Return the ideas of experiments written anew, one upon the other; none of them twice."""
@@ -84,7 +84,7 @@ class SimulatedAgent:
     def _proposal(self, brief: Brief, ideas: Sequence[Idea], again: Sequence[Experiment] = ()) -> Proposal:
         self._waiting |= {idea.name: idea for idea in ideas}
         return Proposal(
-            hypothesis=" ".join(idea.name for idea in ideas),
+            hypothesis="; ".join(idea.name for idea in ideas),
             edits=(Edit(old=END, new="".join(f"{idea.name} = 1\n" for idea in ideas) + END),),
             parent=brief.parent,
             base=brief.parent,
@@ -103,6 +103,6 @@ class SimulatedAgent:
             if experiment.verdict is Verdict.DISCARD and experiment.reason.startswith(STACKED):
                 continue  # it is being tried on another base, under its old name
             in_vain = experiment.verdict is Verdict.DISCARD and not experiment.reason.startswith(ANEW)
-            for idea in map(self._waiting.pop, experiment.hypothesis.split(), repeat(None)):
+            for idea in map(self._waiting.pop, experiment.hypothesis.split("; "), repeat(None)):
                 if idea is not None and in_vain:
                     self._imagination.reject(idea)

@@ -60,6 +60,14 @@ class Merge:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """Have the ideas of several experiments tried as one, on today's best."""
+
+    experiments: tuple[str, ...]
+    stacked: bool = False  # by the edits they have; otherwise an agent writes them anew
+
+
 ASKED_FOR = "asked for by"  # how the reason of a run begins that a person or an agent wanted
 MERGE_QUEUE = "merge queue"  # the author of what is stacked mechanically
 Decision = Decide | Order | Withdraw | Merge
@@ -101,9 +109,8 @@ class ConfirmPolicy:
                 break
         return decisions
 
-    def together(self, *_: object) -> tuple[()]:
+    def together(self, *_: object) -> None:
         """Return nothing: each idea is measured by itself."""
-        return ()
 
     def next_run(self, _: History, queued: Sequence[Run], worker: Worker) -> Run | None:
         """Return which queued run a free worker takes: what decides most goes first."""

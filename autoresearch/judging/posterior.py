@@ -38,6 +38,7 @@ from autoresearch.judging.policy import (
     Decision,
     Merge,
     Order,
+    Together,
     Withdraw,
     crash,
     discard,
@@ -139,11 +140,15 @@ class PosteriorPolicy:
         decisions += self._orders(history, left, incumbent, bar)
         return decisions
 
-    def together(self, history: History, proposals: Sequence[Proposal]) -> tuple[str, ...]:
-        """Return the experiments whose ideas the agent should do anew in one."""
-        if not (self._rules.hands_back and self.learner.has_learned and self._patience(_anew(history))):
-            return ()
-        return self._combiner.together(history, proposals)
+    def together(self, history: History, proposals: Sequence[Proposal]) -> Together | None:
+        """Return whose ideas should be in one experiment: of the agent where it does ideas anew."""
+        if not self.learner.has_learned:
+            return None
+        stacked = not (self._rules.hands_back and self._patience(_anew(history)))
+        if stacked and not self._rules.merges:
+            return None
+        names = self._combiner.together(history, proposals)
+        return Together(experiments=names, stacked=stacked) if names else None
 
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker) -> Run | None:
         """Return which of the queued runs a free worker takes: where it teaches most goes first."""
