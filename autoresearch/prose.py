@@ -52,7 +52,7 @@ _SHORT_TITLES: Mapping[str, str] = {
     "refused": "# Refused last",
 }
 ANCHOR_CHARS = 6_000  # of difference, before code is told anew
-CHANGES_CHARS = 2_400  # of what the ideas to be done anew changed
+CHANGES_CHARS = 4_800  # of what the ideas to be done anew changed
 VALUES = 8  # of a constant, that are listed
 PLACES = 5  # after the point
 MEMORY_GB: Mapping[str, int] = {  # of accelerators, by SkyPilot's names

@@ -191,6 +191,8 @@ FIXED = Rules(
     base_start=20.0,
     much=1.7,
     drift=0.0,
+    sure=0.0,
+    group=0.0,
     reworked_hold=False,
 )
 
@@ -225,6 +227,7 @@ ROWS: Mapping[str, Callable[[Scenario, int, Mapping[str, int]], Night]] = {
     "no controls": _ours(replace(OURS, base_runs=2.0)),
     "no handing back": _ours(replace(OURS, hands_back=False)),
     "no merge queue": _ours(replace(OURS, merges=False)),
+    "no combining": _ours(replace(OURS, sure=0.0, group=0.0)),
     "no pace": _ours(replace(OURS, pace=0.0)),
     "no error budget": _ours(replace(OURS, target=0.5, jump=1.0)),
     "oracle, waves": lambda scenario, seed, _: waves(replace(scenario, **NOISELESS), seed, margin=5e-5),

@@ -555,7 +555,7 @@ def test_what_is_to_be_done_anew_is_shown_as_it_was_done() -> None:
     assert first is not None
     assert f"\n{first.id} wants rework; in the code of {first.parent} it changed:\n" in shown
     assert "\n-  x = 1\n+  x = 2\n+  y = 3\n---- z\n+" in shown
-    long = (Edit(old="a", new="b" * 900),)
+    long = (Edit(old="a", new="b" * 1900),)
     cut = best_code(replace(told, changes=dict.fromkeys(told.rework, long)))
     assert cut.count("wants rework") == 2, "the best of them, as far as there is room"
 

@@ -16,7 +16,7 @@ from autoresearch.experiment import Experiment, Proposal, Verdict
 from autoresearch.history import History
 from autoresearch.judging.learning import Learner
 
-SURE = 0.1  # the probability of being useless that a sure idea may have: it is measured once more
+SURE = 0.3  # the probability of being useless that a sure idea may have: it is measured once more
 LEAST = 1.0  # what a sure idea must be expected to improve; in noises of a run, as are
 NEAR = 0.1  # what another must be expected to improve,
 GROUP = 1.0  # and what these must together
