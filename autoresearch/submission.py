@@ -96,7 +96,7 @@ def _entry(
 ) -> Entry:
     """Return an idea with its code, or with the reason why it has none."""
     parent = _parent(history, idea.parent or wave.parent)
-    reworks = (idea.reworks,) if isinstance(idea.reworks, str) else idea.reworks
+    reworks = (idea.reworks,) if isinstance(idea.reworks, str) else idea.reworks or ()
     for name in reworks:
         if name not in history.experiments:
             raise NotFoundError(f"no experiment {clean(name, 60)} to rework", "the brief lists them")

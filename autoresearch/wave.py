@@ -45,7 +45,7 @@ class Idea:
     files: dict[str, str] = field(default_factory=dict)
     parent: str | None = None  # None: the wave's
     expected: float | None = None  # predicted change of the metric against the parent
-    reworks: str | tuple[str, ...] = ()  # the experiments whose ideas it does anew
+    reworks: str | tuple[str, ...] | None = None  # the experiments whose ideas it does anew
 
     def problem(self) -> str:
         """Return what makes no sense in it; "" where it does."""

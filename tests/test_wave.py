@@ -145,3 +145,15 @@ def test_any_text_is_a_wave_or_a_usage_error(text: str) -> None:
         read_wave(text, "x")
     except UsageError as error:
         assert error.message
+
+
+@pytest.mark.parametrize("given", ['"e0002"', '["e0002", "e0003"]', "[]", "null"])
+def test_what_is_reworked_is_one_experiment_or_several(given: str) -> None:
+    (idea,) = read_wave(f'[{{"set": {{"X": 2}}, "hypothesis": "h", "reworks": {given}}}]', "w").experiments
+    assert idea.reworks == (tuple(found) if isinstance(found := json.loads(given), list) else found)
+
+
+@pytest.mark.parametrize("given", ["2", "[2]", '{"e0002": 1}'])
+def test_what_is_reworked_is_named(given: str) -> None:
+    with pytest.raises(UsageError, match="reworks"):
+        read_wave(f'[{{"set": {{"X": 2}}, "hypothesis": "h", "reworks": {given}}}]', "w")

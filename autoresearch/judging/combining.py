@@ -68,7 +68,7 @@ class Combiner:
         near = [name for name, gain in gains.items() if gain > self._near * self._learner.unit]
         near = sorted((n for n in near if not self._measured[n] & busy), key=lambda name: gains[name])[-MOST:]
         enough = self._group and sum(gains[name] for name in near) >= self._group * self._learner.unit
-        return sorted(near) if enough else ()
+        return sorted(near, key=lambda name: (len(name), name)) if enough else ()
 
     def _latest(self, history: History, best: Experiment, redone: set[str]) -> Iterator[Experiment]:
         """Yield what measured an idea last that the best lacks, and is not being judged; oldest first."""
