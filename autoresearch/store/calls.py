@@ -150,5 +150,8 @@ def _call(row: sqlite3.Row) -> Call:
 
 def _reply(row: sqlite3.Row) -> PaidReply:
     kept = json.loads(row["reply"])
-    proposals = (Proposal(**{**p, "edits": tuple(Edit(**e) for e in p["edits"])}) for p in kept["proposals"])
+    proposals = (
+        Proposal(**{**p, "edits": tuple(Edit(**e) for e in p["edits"]), "reworks": tuple(p["reworks"])})
+        for p in kept["proposals"]
+    )
     return PaidReply(call=row["id"], proposals=tuple(proposals), notes=kept["notes"])

@@ -360,7 +360,8 @@ class StoreContract:
         assert not store.bill_call(
             call.id, Bill(outcome=CallOutcome.CUT, tokens=tokens, cost_usd=9.0), NOW + 6
         )
-        paid = PaidReply(call=call.id, proposals=(proposal(),), notes="learned much")
+        anew = replace(proposal(), reworks=("e0001", "e0002"))
+        paid = PaidReply(call=call.id, proposals=(anew,), notes="learned much")
         store.judge_call(call.id, CallOutcome.PROPOSED, paid)
         assert store.paid_replies() == [paid]
         (number,) = store.add_proposals(paid.proposals, NOW + 7, notes=paid.notes, call=call.id)
@@ -397,7 +398,7 @@ class StoreContract:
         self, store: Store
     ) -> None:
         begin(store)
-        following = replace(proposal(), base="e0001", follows=True, expected=-0.002, reworks=("e0001",))
+        following = replace(proposal(), base="e0001", follows=True, expected=-0.002, reworks=("e0001", "e0002"))
         (number, fixed) = store.add_proposals([following, proposal()], NOW)
         assert store.rebase(number, "e0007", NOW)
         assert not store.rebase(number, "e0007", NOW), "it is there already"
