@@ -398,7 +398,8 @@ class StoreContract:
         self, store: Store
     ) -> None:
         begin(store)
-        following = replace(proposal(), base="e0001", follows=True, expected=-0.002, reworks=("e0001", "e0002"))
+        anew = replace(proposal(), reworks=("e0001", "e0002"))
+        following = replace(anew, base="e0001", follows=True, expected=-0.002)
         (number, fixed) = store.add_proposals([following, proposal()], NOW)
         assert store.rebase(number, "e0007", NOW)
         assert not store.rebase(number, "e0007", NOW), "it is there already"
