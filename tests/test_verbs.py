@@ -311,6 +311,8 @@ def test_what_is_wanted_in_one_experiment_stands_in_the_brief_until_it_is_handed
     assert wanted in call(lab, "brief", "--full").stdout
     answer(lab, "submit", "--set", "X=1.9", "-m", "both", "--reworks", "e0003", "--reworks", "e0004")
     assert "ONE experiment" not in answer(lab, "brief")["brief"]
+    assert answer(lab, "show", "e0005")["reworks"] == ["e0003", "e0004"]
+    assert answer(lab, "show", "e0004")["reworks"] == []
 
 
 def test_a_cursor_that_nobody_was_given_is_refused(big: Lab) -> None:

@@ -126,6 +126,7 @@ def show(folder: Path, study: str | None, experiment: str, *, as_json: bool) -> 
             **{name: field_of(row, name) for name in SHOWN},
             "verdict": found.verdict and str(found.verdict),
             "reason": shorten(clean(found.reason, 300), 300),
+            "reworks": list(found.reworks),
             **_believed(opened, history, id_),
             "hypothesis": shorten(clean(found.hypothesis, 300), 300),
             "author": found.author,
@@ -139,9 +140,9 @@ def show(folder: Path, study: str | None, experiment: str, *, as_json: bool) -> 
         print_json(fit(document | standing(opened), "runs"))
         return
     typer.echo(f"{id_}  {clean(found.hypothesis, 1000)}")
-    typer.echo(
-        f"by {clean(found.author)}, from {found.parent or 'the committed code'}, {text.iso(found.created_at)}"
-    )
+    base = found.parent or "the committed code"
+    anew = f", with the ideas of {', '.join(found.reworks)}" if found.reworks else ""
+    typer.echo(f"by {clean(found.author)}, from {base}{anew}, {text.iso(found.created_at)}")
     spread = text.value(row.value, row.standard_error, pm=plus_minus())
     typer.echo(f"{opened.target.metric.name} {spread}  {text.signed(row.delta)}".rstrip())
     typer.echo(f"{found.verdict or 'not judged yet'}: {clean(found.reason, 400)}".rstrip(": "))
@@ -176,7 +177,7 @@ def _believed(opened: Study, history: History, id_: str) -> dict[str, Any]:
         "tried": sum(learner.compared.values()),
     }
     found = interaction(history, learner, id_)
-    return told if found is None else told | {"reworks": list(found.earlier), **found.figures()}
+    return told if found is None else told | found.figures()
 
 
 def _belief_lines(told: Mapping[str, Any]) -> Iterator[str]:
@@ -184,11 +185,11 @@ def _belief_lines(told: Mapping[str, Any]) -> Iterator[str]:
         return
     effect, better = f"{told['expected_effect']:+.5f}", f"{min(told['probability_better'], 0.9999):.4g}"
     yield f"effect on its base {effect}, better with P {better}, given the {told['tried']} measured so far"
-    if "reworks" in told:
+    if "interaction" in told:
         differs = f"{told['interaction']:+.5f} {plus_minus()}{told['interaction_error']:.5f}"
         word = "they interact" if told["interacts"] else "no more than noise"
         yield (
-            f"does {', '.join(told['reworks'])} anew: measured {told['effect_here']:+.5f}, on its first base"
+            f"done anew: measured {told['effect_here']:+.5f}, before, on another base"
             f" {told['effect_there']:+.5f}; {differs}, {word}"
         )
 
