@@ -63,7 +63,9 @@ class Asking:
         self._failures = 0
         self._failing_since = 0.0  # when the first request was made that failed
         self._rests_until = 0.0
-        self.combined: set[tuple[str, ...]] = set()  # asked for together: the best of then, and what
+        self.combined: set[tuple[str, ...]] = (
+            set()
+        )  # what was to be tried together: the best of then, and what
         self.gone = ""  # why it will not be asked again
 
     @property

@@ -34,10 +34,10 @@ from autoresearch.asking import TOGETHER, Asking, Spawn, in_a_thread
 from autoresearch.brief import Brief
 from autoresearch.config import Config
 from autoresearch.errors import PoolError
-from autoresearch.experiment import Failure, FailureKind, Proposal, Run, RunState, Verdict, Worker
+from autoresearch.experiment import Failure, FailureKind, Run, RunState, Verdict, Worker
 from autoresearch.history import History
-from autoresearch.intake import Intake, Preflight
-from autoresearch.judging.policy import MERGE_QUEUE, Decide, Merge, Order, Withdraw
+from autoresearch.intake import Intake, Preflight, stacked
+from autoresearch.judging.policy import Decide, Merge, Order, Withdraw
 from autoresearch.judging.stopping import Lookout, Outlook
 from autoresearch.outcome import read_outcome
 from autoresearch.plan import MAX_LOSSES, plan
@@ -335,20 +335,12 @@ class Dispatcher:
     def _merge(self, action: Merge, now: float) -> None:
         """Have a winner's own edits tried on the best there is now."""
         history = self._store.history()
-        incumbent, winner = history.incumbent(), history.experiments[action.experiment]
-        if incumbent is None:
+        winner = action.experiment
+        if history.incumbent() is None:
             return
-        stacked = Proposal(
-            hypothesis=winner.hypothesis,
-            edits=self._store.edits(winner.id),
-            parent=incumbent.id,
-            author=MERGE_QUEUE,
-            base=incumbent.id,
-            follows=True,
-            reworks=(winner.id,),
-        )
-        if self._store.merge(winner.id, stacked, action.reason, now):
-            log.info("merge %s: %s", winner.id, action.reason)
+        anew = stacked(history, [winner], self._store.edits(winner))
+        if self._store.merge(winner, anew, action.reason, now):
+            log.info("merge %s: %s", winner, action.reason)
 
     def _advance_branch(self) -> None:
         """Bring the branch of kept experiments up to the store."""

@@ -12,6 +12,7 @@ from typing import Protocol
 from autoresearch.constants import constants_of
 from autoresearch.experiment import Candidate, Edit, Failure, Files, Proposal, Refusal
 from autoresearch.families import touched
+from autoresearch.history import History
 from autoresearch.judging.policy import MERGE_QUEUE
 from autoresearch.patch import admit, apply_edits
 from autoresearch.protocols import Clock
@@ -169,16 +170,7 @@ class Intake:
                 edits += more
                 fitting.append(name)
         if len(fitting) > 1:
-            stacked = Proposal(
-                hypothesis="; ".join(history.experiments[name].hypothesis for name in fitting),
-                edits=tuple(edits),
-                parent=best.id,
-                author=MERGE_QUEUE,
-                base=best.id,
-                follows=True,
-                reworks=tuple(fitting),
-            )
-            self._store.add_proposals([stacked], self._clock.now())
+            self._store.add_proposals([stacked(history, fitting, edits)], self._clock.now())
             log.info("stacked: %s", ", ".join(fitting))
         return best.id, *experiments
 
@@ -219,3 +211,17 @@ class Intake:
         self._begun.pop(number, None)
         if self._preflight:
             self._preflight.forget(number)
+
+
+def stacked(history: History, experiments: Sequence[str], edits: Sequence[Edit]) -> Proposal:
+    """Return the proposal to try the edits of experiments, as they are, on the best there is."""
+    best = history.lineage()[-1].id
+    return Proposal(
+        hypothesis="; ".join(history.experiments[name].hypothesis for name in experiments),
+        edits=tuple(edits),
+        parent=best,
+        author=MERGE_QUEUE,
+        base=best,
+        follows=True,
+        reworks=tuple(experiments),
+    )

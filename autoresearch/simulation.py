@@ -180,17 +180,8 @@ def _study(state: Path, seed: int, kinds: Sequence[str]) -> Study:
     return Study(state, TAG, state, store, workspace=CodeBook(files))  # type: ignore[arg-type]
 
 
-def _tell(
-    study: Study,
-    budget: Budget,
-    instructions: str,
-    *,
-    focus: str,
-    elsewhere: Sequence[str],
-    together: Sequence[str],
-) -> Brief:
+def _tell(study: Study, budget: Budget, instructions: str, *, together: Sequence[str], **_: object) -> Brief:
     """Return what the simulated agent looks at: the best code, and what won on an old base."""
-    del instructions, elsewhere
     history = study.store.history()
     incumbent = history.incumbent()
     parent = incumbent.id if incumbent else BASELINE
@@ -200,7 +191,7 @@ def _tell(
         metric=study.target.metric.name,
         goal=history.goal,
         profile=study.target.profile,
-        instructions="",
+        instructions=instructions,
         parent=parent,
         files=files,
         baseline_files=files,
@@ -214,7 +205,6 @@ def _tell(
         seed=study.row.seed,
         together=tuple(together),
         rework=tuple(e.id for e in history.handed_back() if e.id not in together),
-        focus=focus,
     )
 
 

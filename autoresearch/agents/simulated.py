@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import repeat
 
 from autoresearch.brief import Brief
 from autoresearch.errors import AgentError
@@ -35,23 +34,22 @@ class SimulatedAgent:
         self._number = 0
         self._judged: set[str] = set()
         self._waiting: dict[str, Idea] = {}  # proposed and not judged, by hypothesis
-        self._reworked: set[str] = set()  # experiments that were done anew by themselves
+        self._reworked: set[str] = set()
 
     def propose(self, brief: Brief, n: int) -> Reply:
         """Return n proposals for the best code; AgentError where there are no more ideas."""
         history = self._look()
         self._learn(history)
         base = read_code(brief.files)
-        wanted = [e for e in map(history.experiments.get, brief.rework) if e and e.id not in self._reworked]
+        alone = [(name,) for name in brief.rework if name not in self._reworked]
+        groups = [
+            [history.experiments[name] for name in names] for names in (brief.together, *alone) if names
+        ]
         proposals = []
         if not self._world.scenario.reworks:
-            wanted += [history.experiments[name] for name in brief.together]
-            spent = [idea.good for experiment in wanted for idea in self._ideas(experiment)]
+            spent = [idea.good for group in groups for each in group for idea in self._ideas(each)]
             self._imagination.spent |= {good for good in spent if good is not None}
-            wanted = []
-        groups = [[experiment] for experiment in wanted]
-        if brief.together and self._world.scenario.reworks:
-            groups.insert(0, [history.experiments[name] for name in brief.together])
+            groups = []
         for group in groups[:n]:
             self._reworked |= {experiment.id for experiment in group}
             if ideas := self._anew(group, base):
@@ -103,6 +101,7 @@ class SimulatedAgent:
             if experiment.verdict is Verdict.DISCARD and experiment.reason.startswith(STACKED):
                 continue  # it is being tried on another base, under its old name
             in_vain = experiment.verdict is Verdict.DISCARD and not experiment.reason.startswith(ANEW)
-            for idea in map(self._waiting.pop, experiment.hypothesis.split("; "), repeat(None)):
+            for idea_name in experiment.hypothesis.split("; "):
+                idea = self._waiting.pop(idea_name, None)
                 if idea is not None and in_vain:
                     self._imagination.reject(idea)

@@ -142,13 +142,11 @@ class PosteriorPolicy:
 
     def together(self, history: History, proposals: Sequence[Proposal]) -> Together | None:
         """Return whose ideas should be in one experiment: of the agent where it does ideas anew."""
-        if not self.learner.has_learned:
+        names = self._combiner.together(history, proposals) if self.learner.has_learned else ()
+        if not names:
             return None
         stacked = not (self._rules.hands_back and self._patience(_anew(history)))
-        if stacked and not self._rules.merges:
-            return None
-        names = self._combiner.together(history, proposals)
-        return Together(experiments=names, stacked=stacked) if names else None
+        return None if stacked and not self._rules.merges else Together(experiments=names, stacked=stacked)
 
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker) -> Run | None:
         """Return which of the queued runs a free worker takes: where it teaches most goes first."""

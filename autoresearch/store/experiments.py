@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from autoresearch.errors import NotFoundError
 from autoresearch.experiment import Candidate, Edit, Experiment, Proposal, Verdict
 from autoresearch.store.database import Database, append_event
-from autoresearch.store.rows import EXPERIMENTS, edits_json, to_edits, to_experiment, to_json
+from autoresearch.store.rows import EXPERIMENTS, edits_json, names_text, to_edits, to_experiment, to_json
 
 NOT_LOST = "not exists (select 1 from run where run.experiment = e.id and run.state = 'lost')"
 
@@ -101,7 +101,7 @@ def insert_experiment(
             to_json(candidate.touches),
             to_json(candidate.flags),
             made.expected,
-            " ".join(made.reworks) or None,
+            names_text(made.reworks),
         ),
     )
     append_event(db, now, "admitted", id_, {"hypothesis": made.hypothesis, "author": made.author})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from autoresearch.experiment import Proposal, Refusal, Refused
 from autoresearch.store.database import Database, append_event
-from autoresearch.store.rows import edits_json, to_proposal
+from autoresearch.store.rows import edits_json, names_text, to_proposal
 
 
 class ProposalTable(Database):
@@ -105,7 +105,7 @@ def insert_proposal(db: sqlite3.Connection, proposal: Proposal, call: int | None
             proposal.base,
             int(proposal.follows),
             proposal.expected,
-            " ".join(proposal.reworks) or None,
+            names_text(proposal.reworks),
             call,
         ),
     )

@@ -50,7 +50,7 @@ def to_experiment(row: sqlite3.Row) -> Experiment:
         touches=tuple(json.loads(row["touches"])),
         flags=tuple(json.loads(row["flags"])),
         expected=row["expected"],
-        reworks=tuple((row["reworks"] or "").split()),
+        reworks=to_names(row["reworks"]),
     )
 
 
@@ -105,9 +105,19 @@ def to_proposal(row: sqlite3.Row) -> Proposal:
         base=row["base"],
         follows=bool(row["follows"]),
         expected=row["expected"],
-        reworks=tuple((row["reworks"] or "").split()),
+        reworks=to_names(row["reworks"]),
         experiment=row["experiment"],
     )
+
+
+def to_names(text: str | None) -> tuple[str, ...]:
+    """Return the experiments that a column names."""
+    return tuple((text or "").split())
+
+
+def names_text(names: Sequence[str]) -> str | None:
+    """Return the text of a column that names experiments; NULL for none."""
+    return " ".join(names) or None
 
 
 def to_edits(text: str) -> tuple[Edit, ...]:

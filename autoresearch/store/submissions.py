@@ -17,7 +17,7 @@ from autoresearch.experiment import Candidate, Proposal, Purpose, Refusal, Verdi
 from autoresearch.store.database import append_event
 from autoresearch.store.experiments import ExperimentTable, insert_experiment
 from autoresearch.store.proposals import ProposalTable
-from autoresearch.store.rows import edits_json, to_json
+from autoresearch.store.rows import edits_json, names_text, to_json
 from autoresearch.store.runs import insert_run
 
 Levels = Mapping[str, float]
@@ -243,7 +243,7 @@ class _Wave:
                 experiment,
                 proposal.base,
                 proposal.expected,
-                " ".join(proposal.reworks) or None,
+                names_text(proposal.reworks),
                 self._submission,
             ),
         )
