@@ -127,6 +127,24 @@ def test_a_winner_on_an_old_base_is_left_to_its_author_and_then_goes_to_the_merg
     assert [d.experiment for d in late if isinstance(d, Merge)] == ["e0003"]
 
 
+def test_a_winner_on_an_old_base_that_promises_little_is_not_tried_by_itself() -> None:
+    little = [experiment(4), measured("e0004.1", 0.9985, 330.0, worker=3)]
+    decided = {d.experiment: d for d in decide(moved(*little), now=331.0) if isinstance(d, Decide)}
+    assert decided["e0004"].verdict is Verdict.DISCARD
+    assert decided["e0004"].reason.startswith("too little to be tried by itself: won on e0001, before e0002")
+    assert "e0003" not in decided, "the agent has time to do what promises much anew"
+    alone = decide(moved(*little), now=331.0, alone=0.0)
+    assert "e0004" not in verdicts(alone)
+    three = [replace(e, verdict=Verdict.DISCARD) for e in (experiment(4), experiment(5), experiment(6))]
+    values = (measured(f"{e.id}.1", 0.9985, 330.0 + i, worker=3) for i, e in enumerate(three))
+    anew = replace(experiment(7, parent="e0002"), reworks=("e0003",)), run("e0007.1")
+    past, judge = moved(*three, *values, *anew), policy()
+    judge.decide(past, WORKERS, 340.0)
+    together = judge.together(past, ())
+    assert together
+    assert {"e0004", "e0005", "e0006"} <= set(together.experiments), "together they are worth an experiment"
+
+
 def test_what_is_handed_back_is_measured_and_idle_without_a_verdict_on_an_old_base() -> None:
     others = [
         *(experiment(4), run("e0004.1")),
@@ -191,6 +209,58 @@ def test_the_prior_of_several_ideas_is_that_of_their_sum() -> None:
     assert moments.variance == pytest.approx(5e-6, rel=0.05)
 
 
+def chain(*values: float) -> History:
+    """Return a past in which a new best, better by .01, came each time before an idea was judged.
+
+    The idea was worth that much on each base it was done anew on.
+    """
+    things: list[Experiment | Run] = []
+    for i, value in enumerate(values):
+        n, at, level = 2 + 2 * i, 500.0 * (i + 1), 1.0 - 0.01 * i
+        parent = f"e{n - 1:04d}" if i else "e0001"
+        earlier = (f"e{n - 2:04d}",) if i else ()
+        idea = replace(experiment(n, parent=parent), reworks=earlier)
+        better = experiment(n + 1, Verdict.KEEP, parent=parent, judged_at=at + 50.0)
+        fresh = [
+            measured(f"{better.id}.{j}", level - 0.01, at + 10 + j, worker=j, purpose=Purpose.CALIBRATE)
+            for j in range(1, 9)
+        ]
+        things += [idea, measured(f"{idea.id}.1", level + value, at, worker=i % 8 + 1), better, *fresh]
+    return history(*base(), *things)
+
+
+def test_all_that_was_measured_of_an_idea_counts_however_often_it_was_done_anew() -> None:
+    useless, gains = [], []
+    for n in (1, 2, 4, 8):
+        past, learner = chain(*[-0.6 * SIGMA] * n), Learner("H100", SIGMA)
+        assert learner.learn(past)
+        prospect = learner.prospect(past, f"e{2 * n:04d}")
+        assert prospect
+        useless.append(prospect.useless)
+        gains.append(prospect.gain / SIGMA)
+    assert useless == sorted(useless, reverse=True)
+    assert useless[-1] < 0.06, "eight runs on eight bases tell about as much as eight on one"
+    assert 0.4 < gains[-1] < 0.6
+
+
+def test_an_idea_that_was_good_once_and_not_again_is_believed_less_each_time() -> None:
+    gains = []
+    for n in (1, 2, 3):
+        past, learner = chain(*[-3 * SIGMA, *[0.0] * (n - 1)]), Learner("H100", SIGMA)
+        assert learner.learn(past)
+        gains.append(learner.prospect(past, f"e{2 * n:04d}").gain)  # type: ignore[union-attr]
+    assert gains == sorted(gains, reverse=True)
+    assert gains[-1] < 0.3 * SIGMA
+
+
+def test_a_gain_of_ten_noises_is_no_tail_of_a_run() -> None:
+    """One run in twenty has heavy tails; but of ideas that help a fifth help much."""
+    effects = Effects(SIGMA)
+    found = Gaussian(mean=-10 * SIGMA, variance=3 * SIGMA**2)  # against a base that is not known well
+    posterior = effects.posteriors(effects.prior[None, :], [found], [1], SIGMA**2)
+    assert effects.prospects(posterior, [1], SIGMA**2)[0].useless < 0.05
+
+
 def test_what_shows_no_effect_on_a_base_that_has_it_is_not_kept_for_what_it_did_before() -> None:
     """A winner done anew that measures nothing here is no winner here."""
     anew = replace(experiment(4, parent="e0002"), reworks=("e0003",))
@@ -199,7 +269,7 @@ def test_what_shows_no_effect_on_a_base_that_has_it_is_not_kept_for_what_it_did_
 
 
 def test_an_old_winner_that_may_be_better_than_the_best_is_confirmed_as_it_stands() -> None:
-    past = moved(experiment(4), measured("e0004.1", 0.986, 500.0, worker=3))
+    past = moved(experiment(4), measured("e0004.1", 0.989, 500.0, worker=3))
     wanted = [d for d in decide(past, now=501.0) if isinstance(d, Order) and d.purpose is Purpose.CONFIRM]
     assert "e0004" in {d.experiment for d in wanted}
 

@@ -3,7 +3,8 @@
 The prior is a mixture, in units of the expected noise of a run; e < 0 is better:
 
     .45  normal, sd 0.29           does nothing that could be measured
-    .15  exponential, mean 1.14    better
+    .12  exponential, mean 1.14    better
+    .03  exponential, mean 5       much better: what early ideas are, and the rare later one
     .40  exponential, mean 4.3     worse
 
 found by simulation for searches by language models. Shrinking towards it is what corrects for having
@@ -27,8 +28,8 @@ POINTS = 241
 REACH = 86.0  # noises, to both sides; the points lie closest around nought
 BEND = 6.2
 EDGE = 0.9  # of REACH
-SHARES = (0.45, 0.15, 0.40)  # of ideas that do nothing, help, harm
-NOTHING, BETTER, WORSE = 0.29, 1.14, 4.3  # their scales
+SHARES = (0.45, 0.12, 0.03, 0.40)  # of ideas that do nothing, help, help much, harm
+NOTHING, BETTER, MUCH_BETTER, WORSE = 0.29, 1.14, 5.0, 4.3  # their scales
 # What remains of an idea's effect when the same edits are applied to another base, or when its author
 # does it anew there, and how likely; nothing, where the base has the like of it
 STACKED = ((0.0, 0.3), (0.35, 1.0), (0.5, 1.0), (0.65, 1.0), (0.8, 3.0), (0.9, 3.0), (1.0, 3.0))
@@ -113,6 +114,12 @@ class Effects:
         remains: Vector = _remaining(STACKED if stacked else REWORKED) @ posterior
         return remains
 
+    def whole(self, prior: Vector, likelihood: Vector, *, stacked: bool) -> Vector:
+        """Return the posterior of an idea's whole effect by what its share on another base was seen to be."""
+        posterior = prior * (likelihood @ _remaining(STACKED if stacked else REWORKED) + 1e-300)
+        normal: Vector = posterior / posterior.sum()
+        return normal
+
     def both(self, one: Vector, other: Vector) -> Vector:
         """Return the prior of two ideas done in one experiment: their effects add up."""
         import numpy as np
@@ -155,14 +162,16 @@ def _grid() -> Vector:
 
 @lru_cache(maxsize=1)
 def _densities() -> Vector:
-    """Return the densities of the three parts of the prior, (3, POINTS), in noises."""
+    """Return the densities of the parts of the prior, (4, POINTS), in noises."""
     import numpy as np
 
     e = _grid()
     nothing = np.exp(-0.5 * (e / NOTHING) ** 2) / NOTHING / np.sqrt(2 * np.pi)
-    better = np.where(e < 0, np.exp(np.minimum(e, 0) / BETTER) / BETTER, 0.0)
+    better, much = (
+        np.where(e < 0, np.exp(np.minimum(e, 0) / scale) / scale, 0.0) for scale in (BETTER, MUCH_BETTER)
+    )
     worse = np.where(e > 0, np.exp(-np.maximum(e, 0) / WORSE) / WORSE, 0.0)
-    return np.stack([nothing, better, worse])
+    return np.stack([nothing, better, much, worse])
 
 
 @lru_cache(maxsize=2)

@@ -60,21 +60,23 @@ class Learner:
         drift: float = DRIFT,
         offsets: bool = True,
         reworked_hold: bool = True,
+        wholes: bool = True,
     ) -> None:
         """Expect runs to differ by that standard deviation; None: as those of the baseline do.
 
-        The switches are for benchmarks: shares of ideas that do nothing, help and harm; how workers
-        drift; whether they differ at all; whether what its author does anew holds better than
-        what is merely stacked.
+        The switches are for benchmarks: shares of ideas as in `effects`; how workers drift;
+        whether they differ at all; whether what its author does anew holds better than what is merely
+        stacked; whether it counts what an idea did before the last base.
         """
         self._first_kind = first_kind
         self._given_noise = noise
         self._shares, self._drift, self._offsets = shares, drift, offsets
-        self._reworked_hold = reworked_hold
+        self._reworked_hold, self._counts_all = reworked_hold, wholes
         self.unit = noise or 0.0  # what a noise is here, before any was measured
         self.risks: dict[str, float] = {}  # of what was kept: how likely it was useless, when it was
         self.compared: Counter[str] = Counter()  # experiments measured, by parent
         self._priors: dict[str, Vector] = {}
+        self._wholes: dict[str, tuple[Vector, bool]] = {}  # of what is done anew: see `_whole`
         self._known: tuple[object, tuple[Candidate, ...]] = (None, ())
         self._belief: Belief | None = None
         self._effects: Effects | None = None
@@ -198,6 +200,7 @@ class Learner:
         self.risks.clear()
         self.compared.clear()
         self._priors.clear()
+        self._wholes.clear()
 
     def first_measured(self, history: History, name: str) -> None:
         """Fix an experiment's prior when its first run is in: what is known of it if it is done anew."""
@@ -206,12 +209,28 @@ class Learner:
         self.compared[experiment.parent or ""] += 1
         prior = effects.prior
         earlier = [history.experiments[each] for each in experiment.reworks if each in self._priors]
-        earlier = [each for each in earlier if belief.knows(each.parent or "")]
-        if earlier:
-            posteriors = self._posteriors(history, earlier, [each.parent for each in earlier])[0]
+        wholes = [self._whole(history, each) for each in earlier if belief.knows(each.parent or "")]
+        if wholes:
             stacked = experiment.author == MERGE_QUEUE or not self._reworked_hold
-            prior = reduce(effects.both, (effects.remaining(each, stacked=stacked) for each in posteriors))
+            self._wholes[name] = reduce(effects.both, wholes), stacked
+            prior = reduce(effects.both, (effects.remaining(each, stacked=stacked) for each in wholes))
         self._priors[name] = prior
+
+    def _whole(self, history: History, experiment: Experiment) -> Vector:
+        """Return what is believed of an idea's whole effect, of which each other base keeps a share.
+
+        All that was measured of it counts, on any base: where it is done anew again and again, its
+        share is lost once, not each time.
+        """
+        import numpy as np
+
+        effects = self.effects
+        posterior: Vector = self._posteriors(history, [experiment], [experiment.parent])[0][0]
+        if experiment.id not in self._wholes or not self._counts_all:
+            return posterior
+        prior, stacked = self._wholes[experiment.id]
+        likelihood = posterior / np.maximum(self._priors[experiment.id], 1e-300)
+        return effects.whole(prior, likelihood, stacked=stacked)
 
     def cavity(self, name: str, found: Gaussian) -> Gaussian:
         """Return the effect a code was kept for, beyond what its runs say; note what was risked."""

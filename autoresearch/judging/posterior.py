@@ -8,8 +8,8 @@
     control  the incumbent itself, until its value is known well enough for what it is compared with
     stack    a winner on an old base is done anew on today's: by the agent where it does so in time,
              those that are sure in one experiment (`combining`), else by the merge queue, which
-             applies the same edits there; one that is more likely than not to beat today's best as
-             it stands is confirmed as it stands
+             applies the same edits there; one that promises little is for a group; one that is more
+             likely than not to beat today's best as it stands is confirmed as it stands
 
 A run is worth its expected improvement per run still needed (`Prospect.worth`). The rules and their
 numbers come from simulation (benchmarks/policies.py); scales are in noises of a run, so that another
@@ -66,6 +66,7 @@ class Rules:
     base_runs: float = 20.0  # the best should be known as well as by so many runs
     base_start: float = 6.0  # to begin with, and per experiment compared with it:
     base_growth: float = 0.5
+    alone: float = 0.6  # a stale winner of no more is not done anew by itself: it is for a group
     much: float = 0.0  # a stale winner of more is for the agent to do anew
     patience: float = 4.0  # for that, in runs' times; before it has ever done so:
     trial: float = 1.0
@@ -77,8 +78,9 @@ class Rules:
     hands_back: bool = True
     merges: bool = True
     offsets: bool = True
-    shrinks: bool = True
+    shares: tuple[float, ...] = SHARES
     reworked_hold: bool = True
+    wholes: bool = True
     drift: float = 0.3
 
 
@@ -95,14 +97,14 @@ class PosteriorPolicy:
         """
         self._judging = judging
         self._rules = rules = rules or Rules(target=judging.useless_keeps)
-        shares = SHARES if rules.shrinks else (0.0, 0.5, 0.5)
         self.learner = Learner(
             first_kind,
             noise,
-            shares=shares,
+            shares=rules.shares,
             drift=rules.drift,
             offsets=rules.offsets,
             reworked_hold=rules.reworked_hold,
+            wholes=rules.wholes,
         )
         self._combiner = Combiner(self.learner, sure=rules.sure, near=rules.near, group=rules.group)
         self._sign = 1
@@ -264,6 +266,9 @@ class PosteriorPolicy:
         """Yield what becomes of a winner on an old base: the agent or the merge queue does it anew."""
         name = c.experiment.id
         said = f"won on {c.experiment.parent}, before {incumbent.id}: {self._said(c.prospect)}"
+        if self._rules.alone and c.prospect.gain <= self._rules.alone * self.learner.unit:
+            yield discard(name, f"too little to be tried by itself: {said}")
+            return
         since = max(incumbent.judged_at or 0.0, self._last_end(name))
         waited = self._now - since >= patience
         much = c.prospect.gain > self._rules.much * self.learner.unit
