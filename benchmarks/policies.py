@@ -92,6 +92,9 @@ class NaivePolicy:
         run = history.finished(experiment)[0]
         return (run.value or 0.0) - self._corrections.get(run.worker_kind or "", 0.0)
 
+    def together(self, *_: object) -> None:
+        """Return nothing: each idea is measured by itself."""
+
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker) -> Run | None:
         """Return the oldest run a worker may take."""
         del history
@@ -183,6 +186,7 @@ def waves(
 # ---------------------------------------------------------------------------
 
 OURS = Rules()
+ONE_BY_ONE = {"sure": 0.0, "group": 0.0, "alone": 0.0}  # no combinations
 # As the planning simulation left it: everything fixed, no drift, large winners handed back.
 FIXED = Rules(
     target=0.12,
@@ -191,9 +195,10 @@ FIXED = Rules(
     base_start=20.0,
     much=1.7,
     drift=0.0,
-    sure=0.0,
-    group=0.0,
+    shares=(0.45, 0.15, 0.0, 0.40),
     reworked_hold=False,
+    wholes=False,
+    **ONE_BY_ONE,
 )
 
 
@@ -223,11 +228,12 @@ ROWS: Mapping[str, Callable[[Scenario, int, Mapping[str, int]], Night]] = {
     "policy.md": _ours(FIXED),
     "ours": _ours(OURS),
     "no worker offsets": _ours(replace(OURS, offsets=False)),
-    "no shrinking": _ours(replace(OURS, shrinks=False)),
+    "no shrinking": _ours(replace(OURS, shares=(0.0, 0.5, 0.0, 0.5))),
     "no controls": _ours(replace(OURS, base_runs=2.0)),
     "no handing back": _ours(replace(OURS, hands_back=False)),
     "no merge queue": _ours(replace(OURS, merges=False)),
-    "no combining": _ours(replace(OURS, sure=0.0, group=0.0)),
+    "no combining": _ours(replace(OURS, **ONE_BY_ONE)),
+    "last base only": _ours(replace(OURS, wholes=False)),
     "no pace": _ours(replace(OURS, pace=0.0)),
     "no error budget": _ours(replace(OURS, target=0.5, jump=1.0)),
     "oracle, waves": lambda scenario, seed, _: waves(replace(scenario, **NOISELESS), seed, margin=5e-5),

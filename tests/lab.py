@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from autoresearch.actions import Finish
@@ -123,3 +126,14 @@ def set_x(value: float, *, parent: str = "e0001", extra: str = "", old: str = "X
         parent=parent,
         author="test",
     )
+
+
+def module(path: Path) -> ModuleType:
+    """Load a script that is no part of the package."""
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = found
+    spec.loader.exec_module(found)
+    return found

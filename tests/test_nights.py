@@ -23,6 +23,7 @@ from autoresearch.prior import read_results
 from autoresearch.simulation import posterior_policy, simulate
 from autoresearch.world import WORLDS, Scenario, recorded
 from builders import baseline, experiment, history, run
+from lab import ROOT, module
 
 DATA = Path(__file__).parent / "data"
 POOL = {"H100": 13, "H200": 3}
@@ -49,6 +50,14 @@ def test_a_recorded_study_is_replayed_to_its_last_idea() -> None:
     night = simulate(WORLDS["base"], posterior_policy, workers={"H100": 4}, hours=6.0, seed=1, record=record)
     assert night.path[0][2] == record.start
     assert night.experiments >= len(record.effects), "each once, and some again on a later best"
+
+
+@pytest.mark.slow
+def test_every_row_of_the_benchmark_is_a_night(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = module(ROOT / "benchmarks" / "policies.py")
+    monkeypatch.setattr(bench, "HOURS", 0.4)
+    nights = {name: row(WORLDS["base"], 1, bench.POOL) for name, row in bench.ROWS.items()}
+    assert all(night.runs > 30 and night.path[0][2] == 1.003 for night in nights.values())
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
 import shutil
@@ -11,7 +10,6 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -42,19 +40,7 @@ from autoresearch.protocols import Policy
 from autoresearch.references import References
 from autoresearch.report import results, results_tsv
 from builders import baseline, experiment, history, run
-from lab import ROOT, Lab, target
-
-
-def module(path: Path) -> ModuleType:
-    """Load a script that is no part of the package."""
-    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = found
-    spec.loader.exec_module(found)
-    return found
-
+from lab import ROOT, Lab, module, target
 
 HARNESS = module(ROOT / "train" / "prune.py")
 FALLING = [(0.05 * i, 9.0 - 0.2 * i) for i in range(1, 21)]  # 8.8 at 5 % of the budget, 5.0 at its end
