@@ -66,7 +66,8 @@ class Rules:
     base_runs: float = 20.0  # the best should be known as well as by so many runs
     base_start: float = 6.0  # to begin with, and per experiment compared with it:
     base_growth: float = 0.5
-    alone: float = 0.6  # a stale winner of no more is not done anew by itself: it is for a group
+    alone: float = 1.0  # a stale winner of no more is for a group, where so many
+    alone_runs: float = 10.0  # runs have brought more lately
     much: float = 0.0  # a stale winner of more is for the agent to do anew
     patience: float = 4.0  # for that, in runs' times; before it has ever done so:
     trial: float = 1.0
@@ -232,6 +233,7 @@ class PosteriorPolicy:
         again = _anew(history) if stale else []
         reworked = {name: e.id for e in again for name in e.reworks}
         patience, inside = self._patience(again), history.ideas_in(incumbent.id)
+        little = self._little(history) if stale else 0.0
         over: list[Decision] = []
         left: list[Candidate] = []
         for c in candidates:
@@ -246,7 +248,7 @@ class PosteriorPolicy:
             elif not c.stale or c.outright.useless < 0.5:
                 left.append(replace(c, prospect=c.outright))
             elif not any(run.purpose is Purpose.SCREEN for run in c.open):
-                over += self._stale(c, incumbent, patience)
+                over += self._stale(c, incumbent, patience, little)
         return over, left
 
     def _patience(self, again: Sequence[Experiment]) -> float:
@@ -262,11 +264,13 @@ class PosteriorPolicy:
         lasted = [run.seconds for run in baseline if run.seconds]
         return sum(lasted) / max(1, len(lasted))
 
-    def _stale(self, c: Candidate, incumbent: Experiment, patience: float) -> Iterator[Decision]:
+    def _stale(
+        self, c: Candidate, incumbent: Experiment, patience: float, little: float
+    ) -> Iterator[Decision]:
         """Yield what becomes of a winner on an old base: the agent or the merge queue does it anew."""
         name = c.experiment.id
         said = f"won on {c.experiment.parent}, before {incumbent.id}: {self._said(c.prospect)}"
-        if self._rules.alone and c.prospect.gain <= self._rules.alone * self.learner.unit:
+        if self._rules.alone and c.prospect.gain <= little:
             yield discard(name, f"too little to be tried by itself: {said}")
             return
         since = max(incumbent.judged_at or 0.0, self._last_end(name))
@@ -285,10 +289,18 @@ class PosteriorPolicy:
         That one leaves a small promise for what brings more is Charnov's marginal value theorem (1976).
         """
         rules, unit = self._rules, self.learner.unit
-        gained = self.learner.gained_since(history, self._now - LATELY * self._usual_seconds())
-        brought = gained / (LATELY * max(1, len(self._workers)))  # by each run there was time for
-        worth = min(max(rules.worth, rules.pace * brought / unit), rules.most_worth)
+        worth = min(max(rules.worth, rules.pace * self._brought(history) / unit), rules.most_worth)
         return worth * unit * min(1.0, unit / self.learner.belief.sigma)
+
+    def _little(self, history: History) -> float:
+        """Return up to what improvement a stale winner is not worth an experiment of its own."""
+        rules = self._rules
+        return min(rules.alone * self.learner.unit, rules.alone_runs * self._brought(history))
+
+    def _brought(self, history: History) -> float:
+        """Return by how much each run there was time for has improved the best lately."""
+        gained = self.learner.gained_since(history, self._now - LATELY * self._usual_seconds())
+        return gained / (LATELY * max(1, len(self._workers)))
 
     def _last_end(self, name: str) -> float:
         return max((run.ended_at or 0.0 for run in self.learner.belief.runs_of(name)), default=0.0)
