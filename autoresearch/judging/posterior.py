@@ -66,8 +66,8 @@ class Rules:
     base_runs: float = 20.0  # the best should be known as well as by so many runs
     base_start: float = 6.0  # to begin with, and per experiment compared with it:
     base_growth: float = 0.5
-    alone: float = 1.0  # a stale winner of no more is for a group, where so many
-    alone_runs: float = 10.0  # runs have brought more lately
+    alone: float = 1.0  # a stale winner of no more is for a group, not for an experiment of its own,
+    alone_runs: float = 10.0  # while so many runs bring more
     much: float = 0.0  # a stale winner of more is for the agent to do anew
     patience: float = 4.0  # for that, in runs' times; before it has ever done so:
     trial: float = 1.0
