@@ -111,12 +111,12 @@ class Effects:
 
         It is `stacked` where the same edits were applied there, else its author has done it anew.
         """
-        remains: Vector = _remaining(STACKED if stacked else REWORKED) @ posterior
+        remains: Vector = _remaining(stacked=stacked) @ posterior
         return remains
 
     def whole(self, prior: Vector, likelihood: Vector, *, stacked: bool) -> Vector:
         """Return the posterior of an idea's whole effect by what its share on another base was seen to be."""
-        posterior = prior * (likelihood @ _remaining(STACKED if stacked else REWORKED) + 1e-300)
+        posterior = prior * (likelihood @ _remaining(stacked=stacked) + 1e-300)
         normal: Vector = posterior / posterior.sum()
         return normal
 
@@ -175,11 +175,11 @@ def _densities() -> Vector:
 
 
 @lru_cache(maxsize=2)
-def _remaining(shares: tuple[tuple[float, float], ...]) -> Vector:
+def _remaining(*, stacked: bool) -> Vector:
     """Return the matrix that multiplies an effect by what remains of it, (POINTS, POINTS)."""
     import numpy as np
 
-    e = _grid()
+    e, shares = _grid(), STACKED if stacked else REWORKED
     moved = np.zeros((POINTS, POINTS))
     columns = np.arange(POINTS)
     whole = sum(weight for _, weight in shares)

@@ -212,7 +212,8 @@ class Learner:
         wholes = [self._whole(history, each) for each in earlier if belief.knows(each.parent or "")]
         if wholes:
             stacked = experiment.author == MERGE_QUEUE or not self._reworked_hold
-            self._wholes[name] = reduce(effects.both, wholes), stacked
+            if self._counts_all:
+                self._wholes[name] = reduce(effects.both, wholes), stacked
             prior = reduce(effects.both, (effects.remaining(each, stacked=stacked) for each in wholes))
         self._priors[name] = prior
 
@@ -226,7 +227,7 @@ class Learner:
 
         effects = self.effects
         posterior: Vector = self._posteriors(history, [experiment], [experiment.parent])[0][0]
-        if experiment.id not in self._wholes or not self._counts_all:
+        if experiment.id not in self._wholes:
             return posterior
         prior, stacked = self._wholes[experiment.id]
         likelihood = posterior / np.maximum(self._priors[experiment.id], 1e-300)

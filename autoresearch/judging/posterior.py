@@ -136,8 +136,9 @@ class PosteriorPolicy:
         kept = self._keep(candidates)
         if kept:
             return [*decisions, kept]
-        bar = self._bar(history)
-        over, left = self._settle(history, candidates, incumbent, bar)
+        brought = self._brought(history)
+        bar, little = self._bar(brought), self._little(brought)
+        over, left = self._settle(history, candidates, incumbent, bar, little)
         decisions += over
         decisions += self._unwanted(history, incumbent)
         decisions += self._orders(history, left, incumbent, bar)
@@ -225,7 +226,12 @@ class PosteriorPolicy:
         return f"{-prospect.gain * self._sign:+.5f} expected, better with P {shown}"
 
     def _settle(
-        self, history: History, candidates: Sequence[Candidate], incumbent: Experiment, bar: float
+        self,
+        history: History,
+        candidates: Sequence[Candidate],
+        incumbent: Experiment,
+        bar: float,
+        little: float,
     ) -> tuple[list[Decision], list[Candidate]]:
         """Return the verdicts on what is over, and what is still to be measured."""
         most = self._rules.most_runs * max(1.0, (self.learner.belief.sigma / self.learner.unit) ** 2)
@@ -233,7 +239,6 @@ class PosteriorPolicy:
         again = _anew(history) if stale else []
         reworked = {name: e.id for e in again for name in e.reworks}
         patience, inside = self._patience(again), history.ideas_in(incumbent.id)
-        little = self._little(history) if stale else 0.0
         over: list[Decision] = []
         left: list[Candidate] = []
         for c in candidates:
@@ -283,19 +288,19 @@ class PosteriorPolicy:
         else:
             yield discard(name, said)
 
-    def _bar(self, history: History) -> float:
+    def _bar(self, brought: float) -> float:
         """Return what a run must be worth, as expected improvement: more while others bring more.
 
         That one leaves a small promise for what brings more is Charnov's marginal value theorem (1976).
         """
         rules, unit = self._rules, self.learner.unit
-        worth = min(max(rules.worth, rules.pace * self._brought(history) / unit), rules.most_worth)
+        worth = min(max(rules.worth, rules.pace * brought / unit), rules.most_worth)
         return worth * unit * min(1.0, unit / self.learner.belief.sigma)
 
-    def _little(self, history: History) -> float:
+    def _little(self, brought: float) -> float:
         """Return up to what improvement a stale winner is not worth an experiment of its own."""
         rules = self._rules
-        return min(rules.alone * self.learner.unit, rules.alone_runs * self._brought(history))
+        return min(rules.alone * self.learner.unit, rules.alone_runs * brought)
 
     def _brought(self, history: History) -> float:
         """Return by how much each run there was time for has improved the best lately."""
