@@ -8,7 +8,7 @@ dispatcher killed at any instant is continued by any other. Every action is idem
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from autoresearch.actions import (
     Action,
@@ -30,7 +30,7 @@ from autoresearch.budget import room_for_experiments
 from autoresearch.commitment import Commitment
 from autoresearch.experiment import JobStatus, RunState, Verdict, Worker
 from autoresearch.history import BASELINE
-from autoresearch.judging.policy import Decide, discard
+from autoresearch.judging.policy import Decide, Order, discard
 from autoresearch.protocols import Policy
 from autoresearch.supply import MAX_BARREN, admissions, asks, new_combination, rebases
 
@@ -49,11 +49,11 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
         else ()
     )
     actions += judged
-    if snapshot.request is Request.NONE:
+    # a verdict or an order changes which runs and which ideas are wanted: they are for the next turn
+    if snapshot.request is Request.NONE and not judged:
         submits, unserved = _start(snapshot, policy)
         actions += submits
-        # a verdict or an order changes which ideas are wanted, and on which base: that is for the next turn
-        if not judged and not _no_room_for_more(snapshot):
+        if not _no_room_for_more(snapshot):
             actions += rebases(snapshot)
             actions += admissions(snapshot, unserved)
             together = new_combination(snapshot, policy.together(snapshot.history, snapshot.proposals))
@@ -65,7 +65,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
     if not actions:
         actions += _finish(snapshot)
         if any(isinstance(action, Finish) and action.complete for action in actions):
-            return list(_left(snapshot)) or actions
+            return list(_left(snapshot)) or list(_closing(snapshot, policy)) or actions
     return actions
 
 
@@ -78,6 +78,11 @@ def _left(snapshot: Snapshot) -> Iterator[Decide]:
             left = "confirmed" if best and e.parent == best.id else "done anew on the best"
             reason = f"promising on {e.parent}; the study ended before it was {left}"
             yield discard(e.id, reason)
+
+
+def _closing(snapshot: Snapshot, policy: Policy) -> Sequence[Order]:
+    """Return the runs a study should not end without, where there is room for them."""
+    return [] if _blocking(snapshot) or not snapshot.workers else policy.closing(snapshot.history)
 
 
 def _follow_jobs(snapshot: Snapshot) -> Iterator[Action]:

@@ -12,7 +12,7 @@ from typing import Protocol
 from autoresearch.brief import Brief
 from autoresearch.experiment import JobResult, JobSpec, JobStatus, Place, Proposal, Run, Worker
 from autoresearch.history import History
-from autoresearch.judging.policy import Decision, Together
+from autoresearch.judging.policy import Decision, Order, Together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,10 @@ class Policy(Protocol):
 
     def together(self, history: History, proposals: Sequence[Proposal], /) -> Together | None:
         """Return whose ideas should be tried in one experiment, if any and not under way."""
+        ...
+
+    def closing(self, history: History, /) -> Sequence[Order]:
+        """Return the runs that are wanted before a study ends, when there is nothing else to do."""
         ...
 
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker, /) -> Run | None:

@@ -95,6 +95,10 @@ class NaivePolicy:
     def together(self, *_: object) -> None:
         """Return nothing: each idea is measured by itself."""
 
+    def closing(self, _: History) -> list[Decision]:
+        """Return nothing: the record is what was measured."""
+        return []
+
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker) -> Run | None:
         """Return the oldest run a worker may take."""
         del history

@@ -185,6 +185,7 @@ def test_every_unfinished_run_has_an_action_or_waits_for_a_worker(seen: Snapshot
     actions = plan(seen, POLICY)
     acted = {a.run for a in actions if hasattr(a, "run")}
     published = {a.experiment for a in actions if isinstance(a, Publish)}
+    judged = any(isinstance(a, Decide | Order) for a in actions)  # what it starts comes next turn
     taken = {r.worker for r in seen.history.in_flight()} | {
         a.worker for a in actions if isinstance(a, Submit)
     }
@@ -195,7 +196,8 @@ def test_every_unfinished_run_has_an_action_or_waits_for_a_worker(seen: Snapshot
                 status is JobStatus.RUNNING and each.state is RunState.RUNNING
             )
             assert under_way or each.id in acted, (each, status)
-        if each.state is RunState.QUEUED and each.id not in acted and seen.request is Request.NONE:
+        starts = seen.request is Request.NONE and not judged
+        if each.state is RunState.QUEUED and each.id not in acted and starts:
             could = [
                 w
                 for w in seen.workers
@@ -327,6 +329,31 @@ def test_what_was_left_undecided_is_told_at_the_end() -> None:
         ("e0003", Verdict.DISCARD, "promising on e0001; the study ended before it was done anew on the best"),
         ("e0004", Verdict.DISCARD, "promising on e0002; the study ended before it was confirmed"),
     ]
+
+
+class Thorough(ConfirmPolicy):
+    """Wants one more run of the best before a study ends."""
+
+    def closing(self, past: History) -> list[Order]:
+        missing = 4 - len(past.runs_of("e0001"))
+        return [Order(experiment="e0001", purpose=Purpose.CALIBRATE, kind=None, why="at last")] * missing
+
+
+def test_what_a_claim_lacks_is_measured_before_a_study_ends_and_only_then() -> None:
+    (order,) = plan(snapshot(history(*BASE), agent_gone="done"), Thorough(Judging()))
+    assert isinstance(order, Order)
+    assert not [a for a in plan(snapshot(history(*BASE)), Thorough(Judging())) if isinstance(a, Order)]
+    queued = run("e0001.4", purpose=Purpose.CALIBRATE)
+    (submit,) = plan(snapshot(history(*BASE, queued), agent_gone="done"), Thorough(Judging()))
+    assert isinstance(submit, Submit)
+    measured = run("e0001.4", 1.0, purpose=Purpose.CALIBRATE)
+    (finish,) = plan(snapshot(history(*BASE, measured), agent_gone="done"), Thorough(Judging()))
+    assert isinstance(finish, Finish)
+    over = snapshot(
+        history(*BASE), budget=Budget(hours=1.0), usage=replace(snapshot(history(*BASE)).usage, hours=1.0)
+    )
+    (finish,) = plan(over, Thorough(Judging()))
+    assert isinstance(finish, Finish), "what is past its ceiling measures nothing more"
 
 
 def test_runs_for_a_kind_the_pool_lacks_end_the_study_instead_of_waiting_for_ever() -> None:

@@ -295,12 +295,27 @@ def test_the_best_is_measured_again_until_it_is_known_and_twice_where_nothing_is
     assert len(compared) == 4, "half of the workers"
 
 
+def test_a_small_pool_measures_the_best_again_once_and_for_its_claim_at_the_end() -> None:
+    kept = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 300.0)]
+    past, lone = history(*base(), *kept), policy()
+    orders = [d for d in lone.decide(past, WORKERS[:1], 1000.0) if isinstance(d, Order)]
+    assert [(d.experiment, d.purpose) for d in orders] == [("e0002", Purpose.CALIBRATE)]
+    again = measured("e0002.2", 0.99, 600.0, purpose=Purpose.CALIBRATE)
+    past = history(*base(), *kept, again)
+    assert lone.decide(past, WORKERS[:1], 1000.0) == []
+    assert [(d.experiment, d.purpose) for d in lone.closing(past)] == [("e0002", Purpose.CALIBRATE)]
+    third = measured("e0002.3", 0.99, 700.0, purpose=Purpose.CALIBRATE)
+    past = history(*base(), *kept, again, third)
+    assert lone.decide(past, WORKERS[:1], 1000.0) == []
+    assert lone.closing(past) == []
+
+
 def test_a_small_promise_is_left_while_runs_bring_much_and_followed_when_they_do_not() -> None:
     kept = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 300.0, worker=2)]
     known = [
         measured(f"e0002.{i}", 0.99, 300.0 + i, worker=i, purpose=Purpose.CALIBRATE) for i in range(3, 7)
     ]
-    small = [experiment(3, parent="e0002"), measured("e0003.1", 0.98965, 500.0, worker=7)]
+    small = [experiment(3, parent="e0002"), measured("e0003.1", 0.9894, 500.0, worker=7)]
     past = history(*base(), *kept, *known, *small)
     assert verdicts(decide(past, now=501.0)) == {"e0003": Verdict.DISCARD}, "10 noises were gained just now"
     later = decide(past, now=5000.0)

@@ -140,6 +140,7 @@ class SimulatedExecutor:
         self._free_at[job.worker] = max(
             (other.ends_at for other in self._jobs.values() if other.worker == job.worker), default=now
         )
+        self._clock.at(now, _nothing)
 
     def release(self, worker: str, *, replace: bool) -> None:
         """Give a worker back for good, unless another takes its place."""

@@ -112,6 +112,10 @@ class ConfirmPolicy:
     def together(self, *_: object) -> None:
         """Return nothing: each idea is measured by itself."""
 
+    def closing(self, _: History) -> list[Order]:
+        """Return nothing: a new best is measured again at once."""
+        return []
+
     def next_run(self, _: History, queued: Sequence[Run], worker: Worker) -> Run | None:
         """Return which queued run a free worker takes: what decides most goes first."""
         fitting = [run for run in queued if run.kind in {None, worker.kind}]

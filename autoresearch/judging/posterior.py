@@ -47,6 +47,7 @@ from autoresearch.judging.policy import (
 
 WAIT = 0.5  # of a run's time, that a run waits for the best worker for it
 LATELY = 6.0  # runs' times over which it is looked at what runs bring
+TOLD = "told by runs it was not chosen by"
 TRIALS = 3  # winners that the agent did not do anew, after which it is not waited for
 
 
@@ -56,9 +57,9 @@ class Rules:
 
     target: float = 0.05  # share of keeps that may be useless
     jump: float = 2.4  # times the target: what one keep may risk
-    worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped, at least;
+    worth: float = 1 / 9  # expected improvement per run below which an experiment is dropped, at least;
     pace: float = 0.25  # it is this share of what a run brought lately, where that is more,
-    most_worth: float = 1 / 18  # and never more than this
+    most_worth: float = 2 / 9  # and never more than this; both by the root of the number of workers
     baseline_share: float = 0.5  # of the workers of each kind, that begin with the baseline
     at_once: int = 3  # confirmations of one experiment at once
     confirms: float = 0.5  # of all workers
@@ -189,6 +190,15 @@ class PosteriorPolicy:
         others = [belief.teaches(base, other.name, other.kind) for other in self._workers if other.ready]
         return belief.teaches(base, worker.name, worker.kind) >= 0.7 * max(others, default=0.0)
 
+    def closing(self, history: History) -> list[Order]:
+        """Return the runs without which the best's value would not be told by enough it was not chosen by."""
+        best = history.incumbent()
+        if best is None or not self.learner.has_learned or self._fails(history, best):
+            return []
+        missing = FRESH_RUNS - len(self.learner.belief.unselected(best.id)) - len(_open(history, best.id))
+        why = f"{best.id} is the best at the end, and its value is {TOLD}"
+        return [Order(experiment=best.id, purpose=Purpose.CALIBRATE, kind=None, why=why)] * missing
+
     # -- deciding --------------------------------------------------------------------------------
 
     def _baseline(self, history: History) -> Iterator[Decision]:
@@ -294,7 +304,8 @@ class PosteriorPolicy:
         That one leaves a small promise for what brings more is Charnov's marginal value theorem (1976).
         """
         rules, unit = self._rules, self.learner.unit
-        worth = min(max(rules.worth, rules.pace * brought / unit), rules.most_worth)
+        root = math.sqrt(max(1, len(self._workers)))
+        worth = min(max(rules.worth / root, rules.pace * brought / unit), rules.most_worth / root)
         return worth * unit * min(1.0, unit / self.learner.belief.sigma)
 
     def _little(self, brought: float) -> float:
@@ -313,7 +324,7 @@ class PosteriorPolicy:
     def _unwanted(self, history: History, incumbent: Experiment) -> Iterator[Withdraw]:
         """Yield the confirmations and controls whose question is answered."""
         fresh = len(self.learner.belief.unselected(incumbent.id))
-        over = not history.without_verdict() and fresh >= FRESH_RUNS
+        over = not history.without_verdict() and fresh >= self._fresh_runs()
         for name in history.open_experiments():
             e = history.experiments[name]
             if e.verdict is None or (name == incumbent.id and not over):
@@ -344,29 +355,38 @@ class PosteriorPolicy:
             room -= 1
             why = f"{self._said(best.prospect)}; {_runs(round(best.prospect.need))} more should tell"
             yield Order(experiment=best.experiment.id, purpose=Purpose.CONFIRM, kind=None, why=why)
-        yield from self._controls(history, incumbent, math.ceil(rules.controls * workers))
+        yield from self._controls(history, incumbent, rules.controls * workers)
 
-    def _controls(self, history: History, incumbent: Experiment, most: int) -> Iterator[Order]:
+    def _controls(self, history: History, incumbent: Experiment, places: float) -> Iterator[Order]:
+        """Yield the runs the best still needs, on so many workers at once; below one, on it now and then."""
         belief, rules = self.learner.belief, self._rules
         if not belief.knows(incumbent.id):
             return
-        compared = self.learner.compared[incumbent.id]
-        start = min(rules.base_start, 1 + 2 * most)
-        wanted = min(rules.base_runs, start + rules.base_growth * compared)
+        compared, most = self.learner.compared[incumbent.id], math.ceil(places)
+        start = min(rules.base_start, 1 + 2 * places)
+        wanted = min(rules.base_runs, start + min(1.0, places) * rules.base_growth * compared)
         variance, noise = belief.value(incumbent.id).variance, belief.noise()
         under_way = len(_open(history, incumbent.id))
-        controls = [run for run in history.runs_of(incumbent.id) if is_unselected(run) and run.state in OVER]
-        if sum(run.measurement is None and run.cancelled_by is None for run in controls) >= FRESH_RUNS:
-            return  # it fails on some seeds: that is no reason to run it for ever
-        missing = FRESH_RUNS - len(belief.unselected(incumbent.id)) - under_way  # for a claim of its value
+        if self._fails(history, incumbent):
+            return
+        missing = self._fresh_runs() - len(belief.unselected(incumbent.id)) - under_way
         if history.without_verdict() and variance > noise / wanted:
             missing = max(missing, min(most - under_way, math.ceil(wanted - noise / variance)))
         for _ in range(missing):
             known, aim = math.sqrt(variance), math.sqrt(noise / wanted)
             why = f"{incumbent.id} is the best and known to {known:.5f}; wanted {aim:.5f}"
             if known <= aim:
-                why = f"{incumbent.id} is the best, and its value is told by runs it was not chosen by"
+                why = f"{incumbent.id} is the best, and its value is {TOLD}"
             yield Order(experiment=incumbent.id, purpose=Purpose.CALIBRATE, kind=None, why=why)
+
+    def _fresh_runs(self) -> int:
+        """Return how many runs a new best needs at once for a claim of its value; more at the end."""
+        return FRESH_RUNS if self._rules.controls * len(self._workers) >= 1 else 1
+
+    def _fails(self, history: History, incumbent: Experiment) -> bool:
+        """Whether the best fails on some seeds: that is no reason to run it for ever."""
+        controls = [run for run in history.runs_of(incumbent.id) if is_unselected(run) and run.state in OVER]
+        return sum(run.measurement is None and run.cancelled_by is None for run in controls) >= FRESH_RUNS
 
 
 def _anew(history: History) -> list[Experiment]:
