@@ -5,8 +5,8 @@ Values are kept in the metric's own unit. Comparisons go through `History.goal.s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from autoresearch.experiment import IN_FLIGHT, OVER, Experiment, Goal, Purpose, Run, RunState, Verdict
@@ -14,38 +14,72 @@ from autoresearch.experiment import IN_FLIGHT, OVER, Experiment, Goal, Purpose, 
 BASELINE = "e0001"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """Which experiments there are of a sort, each oldest first: a large study is not walked every time."""
+
+    opened: tuple[str, ...]  # with runs that are not over
+    undecided: tuple[str, ...]
+    kept: tuple[str, ...]
+    crashed: tuple[str, ...]
+    reworking: tuple[str, ...]  # those that do others anew
+    measured: int  # how many runs have a value
+
+
 @dataclass(frozen=True, kw_only=True)
 class History:
     """All experiments and runs of a study, in the order of their ids."""
 
     goal: Goal
-    experiments: Mapping[str, Experiment]
-    runs: Mapping[str, tuple[Run, ...]]  # by experiment id
-    # Where they are known, the experiments with runs that are not over, without a verdict, and kept:
-    opened: tuple[str, ...] | None = None
-    undecided: tuple[str, ...] | None = None
-    kept: tuple[str, ...] | None = None
+    experiments: dict[str, Experiment]
+    runs: dict[str, tuple[Run, ...]]  # by experiment id
+    known: Index | None = None  # by who keeps it up to date; otherwise it is made when it is asked for
+    # What earlier histories of the study have worked out of the ideas in experiments, which never changes:
+    ideas: dict[str, frozenset[str]] = field(default_factory=dict, compare=False, repr=False)
+    inside: dict[str, frozenset[str]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
-    def _opened(self) -> tuple[Run, ...]:
-        """The runs that are not over."""
-        names = self.runs if self.opened is None else self.opened
-        return tuple(run for name in names for run in self.open_runs(name))
+    def index(self) -> Index:
+        """The experiments by what became of them."""
+        if self.known is not None:
+            return self.known
+        each = self.experiments.values()
+        return Index(
+            opened=tuple(name for name, runs in self.runs.items() if any(r.state not in OVER for r in runs)),
+            undecided=tuple(e.id for e in each if e.verdict is None),
+            kept=tuple(e.id for e in each if e.verdict is Verdict.KEEP),
+            crashed=tuple(e.id for e in each if e.verdict is Verdict.CRASH),
+            reworking=tuple(e.id for e in each if e.reworks),
+            measured=sum(run.measurement is not None for run in self.all_runs()),
+        )
+
+    @cached_property
+    def _open(self) -> dict[str, tuple[Run, ...]]:
+        """The runs that are not over, by experiment."""
+        return {
+            name: tuple(run for run in self.runs[name] if run.state not in OVER) for name in self.index.opened
+        }
 
     @cached_property
     def _lineage(self) -> tuple[Experiment, ...]:
-        names = self.experiments if self.kept is None else self.kept
-        kept = [e for name in names if (e := self.experiments[name]).verdict is Verdict.KEEP]
+        kept = [self.experiments[name] for name in self.index.kept]
         return tuple(sorted(kept, key=lambda e: (e.judged_at or 0.0, e.id)))
 
     def without_verdict(self) -> list[Experiment]:
         """Return the experiments that were not judged, oldest first."""
-        names = self.experiments if self.undecided is None else self.undecided
-        return [e for name in names if (e := self.experiments[name]).verdict is None]
+        return [self.experiments[name] for name in self.index.undecided]
+
+    def crashed(self) -> list[Experiment]:
+        """Return the experiments that crashed, oldest first."""
+        return [self.experiments[name] for name in self.index.crashed]
+
+    def reworking(self) -> list[Experiment]:
+        """Return the experiments that do others anew, oldest first."""
+        return [self.experiments[name] for name in self.index.reworking]
 
     def open_experiments(self) -> list[str]:
         """Return the experiments that have runs which are not over."""
-        return list(dict.fromkeys(run.experiment for run in self._opened))
+        return list(self._open)
 
     def runs_of(self, experiment: str) -> tuple[Run, ...]:
         """Return an experiment's runs, oldest first."""
@@ -58,16 +92,16 @@ class History:
 
     def latest_runs(self) -> Iterator[Run]:
         """Yield every run, those of the latest experiments first."""
-        for name in reversed(list(self.runs)):
+        for name in reversed(self.runs):
             yield from reversed(self.runs[name])
 
     def in_flight(self) -> list[Run]:
         """Return the runs that are on a worker or on their way to one."""
-        return [run for run in self._opened if run.state in IN_FLIGHT]
+        return [run for runs in self._open.values() for run in runs if run.state in IN_FLIGHT]
 
     def queued(self) -> list[Run]:
         """Return the runs that wait for a worker, oldest first."""
-        return [run for run in self._opened if run.state is RunState.QUEUED]
+        return [run for runs in self._open.values() for run in runs if run.state is RunState.QUEUED]
 
     def finished(self, experiment: str, kind: str | None = None) -> list[Run]:
         """Return an experiment's measured runs, on one worker kind or on all."""
@@ -79,7 +113,7 @@ class History:
 
     def open_runs(self, experiment: str) -> tuple[Run, ...]:
         """Return an experiment's runs that are not over."""
-        return tuple(run for run in self.runs_of(experiment) if run.state not in OVER)
+        return self._open.get(experiment, ())
 
     def is_open(self, experiment: str) -> bool:
         """Whether an experiment still has runs that are not over."""
@@ -87,25 +121,24 @@ class History:
 
     def ideas_of(self, experiment: str) -> frozenset[str]:
         """Return the experiments that had an experiment's ideas first: itself, unless it does others anew."""
-        found, seen, left = set(), set(), [experiment]
-        while left:
-            name = left.pop()
-            if name not in seen:
-                seen.add(name)
-                known = self.experiments.get(name)
-                left += known.reworks if known else ()
-                if not (known and known.reworks):
-                    found.add(name)
-        return frozenset(found or {experiment})
+        known = self.ideas.get(experiment)
+        if known is None:
+            e = self.experiments.get(experiment)
+            others = [self.ideas_of(name) for name in e.reworks] if e else []
+            known = self.ideas[experiment] = frozenset().union(*others) or frozenset({experiment})
+        return known
 
     def ideas_in(self, experiment: str) -> frozenset[str]:
         """Return the ideas that an experiment's code is made of, each as the experiment that had it first."""
-        found: set[str] = set()
-        name = self.experiments.get(experiment)
-        while name is not None:
-            found |= self.ideas_of(name.id)
-            name = self.experiments.get(name.parent or "")
-        return frozenset(found)
+        line: list[str] = []
+        name: str | None = experiment
+        while name in self.experiments and name not in self.inside:
+            line.append(name)
+            name = self.experiments[name].parent
+        found = self.inside.get(name or "", frozenset())
+        for name in reversed(line):
+            found = self.inside[name] = found | self.ideas_of(name)
+        return found
 
     def handed_back(self) -> list[Experiment]:
         """Return what was measured on an old base, has no verdict, and is left to its author to do anew."""

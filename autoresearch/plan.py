@@ -29,7 +29,7 @@ from autoresearch.actions import (
 from autoresearch.budget import room_for_experiments
 from autoresearch.commitment import Commitment
 from autoresearch.experiment import JobStatus, RunState, Verdict, Worker
-from autoresearch.history import BASELINE
+from autoresearch.history import BASELINE, History
 from autoresearch.judging.policy import Decide, Order, discard
 from autoresearch.protocols import Policy
 from autoresearch.supply import MAX_BARREN, admissions, asks, new_combination, rebases
@@ -41,7 +41,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
     """Return what to do now, in order. An empty list means: wait."""
     actions: list[Action] = [
         *sorted(_follow_jobs(snapshot), key=lambda action: isinstance(action, Started)),  # ends come first
-        *(Publish(experiment=e.id) for e in snapshot.history.experiments.values() if e.commit is None),
+        *_publish(snapshot.history),
     ]
     judged = (
         policy.decide(snapshot.history, snapshot.workers, snapshot.now)
@@ -78,6 +78,13 @@ def _left(snapshot: Snapshot) -> Iterator[Decide]:
             left = "confirmed" if best and e.parent == best.id else "done anew on the best"
             reason = f"promising on {e.parent}; the study ended before it was {left}"
             yield discard(e.id, reason)
+
+
+def _publish(history: History) -> Iterator[Publish]:
+    """Yield what is to be measured or judged and has no commit yet."""
+    for name in dict.fromkeys((*history.index.undecided, *history.index.opened)):
+        if history.experiments[name].commit is None:
+            yield Publish(experiment=name)
 
 
 def _closing(snapshot: Snapshot, policy: Policy) -> Sequence[Order]:
@@ -255,15 +262,22 @@ def _ceiling(snapshot: Snapshot) -> str | None:
 
 def _blocking(snapshot: Snapshot) -> str | None:
     """Return the ceiling no worker's next run fits under, in words, or None."""
+    if snapshot.budget.hours is None and snapshot.budget.gpu_dollars is None:
+        return None
     commitment = _commitment(snapshot)
-    names = {commitment.refusal(worker) for worker in snapshot.workers}
-    if not names or None in names:
+    names: set[str] = set()
+    for worker in snapshot.workers:
+        name = commitment.refusal(worker)
+        if name is None:
+            return None
+        names.add(name)
+    if not names:
         return None
     words = {
         "hours": f"hours, {snapshot.usage.hours:.2f} of {snapshot.budget.hours}",
         "gpu_dollars": f"GPU dollars, {snapshot.usage.gpu_dollars:.2f} of {snapshot.budget.gpu_dollars}",
     }
-    return "; ".join(sorted(words[name] for name in names if name))
+    return "; ".join(sorted(words[name] for name in names))
 
 
 def _no_room_for_more(snapshot: Snapshot) -> bool:

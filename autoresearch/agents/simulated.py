@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from autoresearch.brief import Brief
 from autoresearch.errors import AgentError
@@ -32,7 +33,8 @@ class SimulatedAgent:
         self._look = look
         self._imagination = imagination or Imagination(world)
         self._number = 0
-        self._judged: set[str] = set()
+        self._seen = 0  # experiments
+        self._unjudged: list[str] = []
         self._waiting: dict[str, Idea] = {}  # proposed and not judged, by hypothesis
         self._reworked: set[str] = set()
 
@@ -93,10 +95,12 @@ class SimulatedAgent:
 
     def _learn(self, history: History) -> None:
         """Think less often of what was discarded on the base it was written for."""
-        for name in [
-            name for name, e in history.experiments.items() if e.verdict and name not in self._judged
-        ]:
-            self._judged.add(name)
+        new = islice(reversed(history.experiments), len(history.experiments) - self._seen)
+        self._seen = len(history.experiments)
+        self._unjudged += reversed(list(new))
+        judged = [name for name in self._unjudged if history.experiments[name].verdict]
+        self._unjudged = [name for name in self._unjudged if not history.experiments[name].verdict]
+        for name in judged:
             experiment = history.experiments[name]
             if experiment.verdict is Verdict.DISCARD and experiment.reason.startswith(STACKED):
                 continue  # it is being tried on another base, under its old name

@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Protocol
 
 from autoresearch.experiment import Run
@@ -98,6 +100,8 @@ class Belief(State):
         self._noise = _Sum(self._prior_runs * self._expected**2, self._prior_runs)
         self._by_kind: defaultdict[str, _Sum] = defaultdict(_Sum)
         self._runs: dict[str, list[Run]] = {}  # measured, by experiment
+        self._taken = 0  # runs
+        self._opened: tuple[str, ...] = ()
         self._seen: dict[str, tuple[Run, ...]] = {}
         self._history: History | None = None  # the last one
         self._kept: set[str] = set()
@@ -130,20 +134,36 @@ class Belief(State):
 
     def _new_events(self, history: History) -> list[tuple[tuple[float, int, str], Run | None]]:
         """Return the measured runs and the keeps not taken in yet, in order of time."""
-        events: list[tuple[tuple[float, int, str], Run | None]] = []
-        for name, runs in history.runs.items():
-            if self._seen.get(name) is runs:
-                continue
-            known = len(self._runs.get(name, ()))
-            measured = [run for run in runs if run.measurement is not None]
-            if len(measured) > known:
-                taken = {run.id for run in self._runs.get(name, ())}
-                events += [((r.ended_at or 0.0, 0, r.id), r) for r in measured if r.id not in taken]
-            self._seen[name] = runs
+        runs = self._new_runs(history)
+        events: list[tuple[tuple[float, int, str], Run | None]]
+        events = [((run.ended_at or 0.0, 0, run.id), run) for run in runs]
         for experiment in history.lineage():
             if experiment.id not in self._kept and experiment.id != BASELINE:
                 events.append(((experiment.judged_at or 0.0, 1, experiment.id), None))
         return sorted(events, key=lambda event: event[0])
+
+    def _new_runs(self, history: History) -> list[Run]:
+        """Return the measured runs not taken in yet.
+
+        They belong to new experiments and to those that were or are open. Where these do not account
+        for all that was measured, every experiment is looked at.
+        """
+        there = history.index.opened
+        new = islice(reversed(history.runs), max(0, len(history.runs) - len(self._seen)))
+        near = {*self._opened, *there, *new}
+        self._opened = there
+        found = [run for name in near for run in self._not_taken(history, name)]
+        if self._taken + len(found) != history.index.measured:
+            found += [run for name in history.runs for run in self._not_taken(history, name)]
+        self._taken += len(found)
+        return found
+
+    def _not_taken(self, history: History, name: str) -> Iterator[Run]:
+        runs = history.runs_of(name)
+        if self._seen.get(name) is not runs:
+            self._seen[name] = runs
+            taken = {run.id for run in self._runs.get(name, ())}
+            yield from (run for run in runs if run.measurement is not None and run.id not in taken)
 
     def _take(self, history: History, run: Run, listener: Listener) -> None:
         name, value = run.experiment, history.goal.sign * (run.value or 0.0)
@@ -274,6 +294,11 @@ class Belief(State):
             return self._noise.df - self._prior_runs
         return self._by_kind[kind].df if kind in self._by_kind else 0.0
 
+    @property
+    def measured(self) -> dict[str, list[Run]]:
+        """The measured runs taken in, by experiment, in the order of its first; the same one as it grows."""
+        return self._runs
+
     def runs_of(self, experiment: str) -> Sequence[Run]:
         """Return the measured runs taken in, in order."""
         return self._runs.get(experiment, ())
@@ -314,7 +339,7 @@ class Belief(State):
             return None
         h = -self._first_average()
         h[i] += 1.0
-        return Gaussian(mean=float(h @ self._mean[: self._size]), variance=self._spread(h))
+        return Gaussian(mean=float(h @ self._mean[: self._size]), variance=self._spread_of_all(h))
 
     def kind_offset(self, kind: str) -> Gaussian | None:
         """Return the mean offset of a kind's workers from the first kind's, None where none ran."""
@@ -323,7 +348,7 @@ class Belief(State):
             return None
         h = -self._first_average()
         h[mine] += 1 / len(mine)
-        return Gaussian(mean=float(h @ self._mean[: self._size]), variance=self._spread(h))
+        return Gaussian(mean=float(h @ self._mean[: self._size]), variance=self._spread_of_all(h))
 
     def workers(self) -> dict[str, str]:
         """Return the workers something ran on, with their kinds."""
@@ -338,42 +363,48 @@ class Belief(State):
         runs = self._runs.get(experiment)
         if not runs:
             return None
-        start = float(self._mean[self._index[base]]) if base else None
-        mean, noise, h = self._weigh(history, runs, start)
-        if base:
-            h[self._index[base]] += 1.0
-        return Gaussian(mean=mean - (start or 0.0), variance=noise + self._spread(h))
+        j = self._index[base] if base else None
+        start = float(self._mean[j]) if j is not None else None
+        mean, noise, row = self._weigh(history, runs, start)
+        if j is not None:
+            row[j] = 1.0
+        return Gaussian(mean=mean - (start or 0.0), variance=noise + self._spread(row))
 
     def claim_of(self, history: History, experiment: str) -> Gaussian | None:
         """Return an experiment's value on the first kind by the runs it was not chosen by; None without."""
         runs = self.unselected(experiment)
         if not runs:
             return None
-        mean, noise, h = self._weigh(history, runs, None)
-        average = self._first_average()
-        h -= average
-        return Gaussian(
-            mean=mean + float(average @ self._mean[: self._size]), variance=noise + self._spread(h)
-        )
+        mean, noise, row = self._weigh(history, runs, None)
+        h = -self._first_average()
+        offset = -float(h @ self._mean[: self._size])
+        for i, weight in row.items():
+            h[i] += weight
+        return Gaussian(mean=mean + offset, variance=noise + self._spread_of_all(h))
 
     def _weigh(
         self, history: History, runs: Sequence[Run], start: float | None
-    ) -> tuple[float, float, Vector]:
-        """Return the weighted mean of runs, the variance of its noise, and the row of offsets in it."""
-        import numpy as np
-
+    ) -> tuple[float, float, dict[int, float]]:
+        """Return the weighted mean of runs, the variance of its noise, and the offsets' weights in it."""
         sign = history.goal.sign
         workers = [self._worker(run) for run in runs]
-        values = np.array([sign * (run.value or 0.0) for run in runs]) - self._mean[workers]
-        noise = np.array([self.noise(run.worker_kind) for run in runs])
-        worse = max(0.0, float(values.mean()) - start) if start is not None else 0.0
-        noise = noise * (1 + worse / (GROWTH * self.sigma)) ** 2
+        offsets = [float(self._mean[worker]) for worker in workers]
+        values = [sign * (run.value or 0.0) - offset for run, offset in zip(runs, offsets, strict=True)]
+        worse = max(0.0, fmean(values) - start) if start is not None else 0.0
+        growth = (1 + worse / (GROWTH * self.sigma)) ** 2
+        noise = [self.noise(run.worker_kind) * growth for run in runs]
         if len(runs) >= 3:
-            noise = noise * np.maximum(1.0, np.abs(values - np.median(values)) / np.sqrt(noise) / 2) ** 2
-        weights = (1 / noise) / (1 / noise).sum()
-        h = np.zeros(self._size)
-        np.add.at(h, workers, weights)
-        return float(weights @ values), float(1 / (1 / noise).sum()), h
+            middle = median(values)
+            noise = [
+                each * max(1.0, abs(value - middle) / math.sqrt(each) / 2) ** 2
+                for each, value in zip(noise, values, strict=True)
+            ]
+        whole = sum(1 / each for each in noise)
+        row: dict[int, float] = {}
+        for worker, each in zip(workers, noise, strict=True):
+            row[worker] = row.get(worker, 0.0) + 1 / each / whole
+        mean = sum(value / each for value, each in zip(values, noise, strict=True)) / whole
+        return mean, 1 / whole, row
 
     def _first_average(self) -> Vector:
         """Return the row of the mean offset of the first kind's workers."""

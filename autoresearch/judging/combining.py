@@ -11,9 +11,11 @@ bad are measured as one, and kept or dropped as one: group screening (Watson 196
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
-from autoresearch.experiment import Experiment, Proposal, Verdict
+from autoresearch.experiment import Experiment, Proposal, Run, Verdict
 from autoresearch.history import History
+from autoresearch.judging.effects import Prospect
 from autoresearch.judging.learning import Learner
 
 SURE = 0.3  # the probability of being useless that a sure idea may have: it is measured once more
@@ -21,6 +23,7 @@ LEAST = 1.0  # what a sure idea must be expected to improve; in noises of a run,
 NEAR = 0.1  # what another must be expected to improve,
 GROUP = 1.0  # and what these must together
 MOST = 8  # experiments done anew in one
+NOTHING = Prospect(useless=1.0, gain=0.0, hope=0.0, need=1.0)
 
 
 class Combiner:
@@ -32,8 +35,10 @@ class Combiner:
         """Read from a learner what each idea promises; `sure` or `group` at 0 leave out that part."""
         self._learner = learner
         self._sure, self._near, self._group = sure, near, group
-        self._measured: dict[str, frozenset[str]] = {}  # the ideas of what has a value
-        self._gains: dict[str, float] = {}  # of what was judged, as it was then
+        self._of: dict[str, list[Run]] = {}  # what was measured, as the learner's belief has it
+        self._seen = 0  # how many of it
+        self._measured: dict[str, frozenset[str]] = {}  # the ideas of what was measured and may yet count
+        self._promises: dict[str, Prospect] = {}  # of what was judged, as it was then
         self._known: tuple[object, tuple[str, ...]] = (None, ())
 
     def together(self, history: History, proposals: Iterable[Proposal]) -> tuple[str, ...]:
@@ -56,7 +61,7 @@ class Combiner:
         self, history: History, best: Experiment, waiting: Iterable[tuple[str, ...]]
     ) -> Sequence[str]:
         """Return what is sure, or else the most promising of what is not, unless that is under way."""
-        redone = {name for e in history.experiments.values() for name in e.reworks}
+        redone = {name for e in history.reworking() for name in e.reworks}
         found = list(self._latest(history, best, redone))
         open_ = [history.experiments[name] for name in history.open_experiments()]
         here = [*waiting, *(e.reworks for e in open_ if e.parent == best.id)]
@@ -68,17 +73,18 @@ class Combiner:
         near = [name for name, gain in gains.items() if gain > self._near * self._learner.unit]
         near = sorted((n for n in near if not self._measured[n] & busy), key=lambda name: gains[name])[-MOST:]
         enough = self._group and sum(gains[name] for name in near) >= self._group * self._learner.unit
-        return sorted(near, key=lambda name: (len(name), name)) if enough else ()
+        return sorted(near, key=_age) if enough else ()
 
     def _latest(self, history: History, best: Experiment, redone: set[str]) -> Iterator[Experiment]:
         """Yield what measured an idea last that the best lacks, and is not being judged; oldest first."""
-        inside, measured = history.ideas_in(best.id), self._measured
+        self._take_in(history, redone)
+        inside = history.ideas_in(best.id)
         latest: dict[str, Experiment] = {}
-        for e in history.experiments.values():
-            if e.id not in measured and history.finished(e.id):
-                measured[e.id] = history.ideas_of(e.id)
-            there = measured.get(e.id)
-            if there and e.verdict is not Verdict.CRASH and not there & inside:
+        for name in sorted(self._measured, key=_age):
+            e, there = history.experiments[name], self._measured[name]
+            if self._is_settled(history, e, redone):
+                del self._measured[name]
+            elif e.verdict is not Verdict.CRASH and not there & inside:
                 for idea in there:
                     latest[idea] = e
         for e in {e.id: e for e in latest.values()}.values():
@@ -87,18 +93,40 @@ class Combiner:
             if not judging and not failed:
                 yield e
 
+    def _take_in(self, history: History, redone: Iterable[str]) -> None:
+        """Add what was measured since the last look, and what was settled and is being done anew."""
+        measured = self._learner.belief.measured
+        if measured is not self._of:
+            self._of, self._seen, self._measured = measured, 0, {}
+        new: Iterator[str] = islice(reversed(measured), len(measured) - self._seen)
+        self._seen = len(measured)
+        for name in (*new, *(name for name in redone if name in measured)):
+            if name not in self._measured:
+                self._measured[name] = history.ideas_of(name)
+
+    def _is_settled(self, history: History, e: Experiment, redone: set[str]) -> bool:
+        """Whether an idea that was tried once is over: it is not near, and nobody has taken it up again."""
+        first = e.verdict is Verdict.DISCARD and not e.reworks and e.id not in redone
+        return first and self._gain(history, e) <= self._near * self._learner.unit
+
     def _is_sure(self, history: History, e: Experiment) -> bool:
-        prospect = self._learner.prospect(history, e.id)
-        least = LEAST * self._learner.unit
-        return prospect is not None and prospect.useless <= self._sure and prospect.gain > least
+        promise = self._promise(history, e)
+        return promise.useless <= self._sure and promise.gain > LEAST * self._learner.unit
 
     def _gain(self, history: History, e: Experiment) -> float:
-        """Return what an idea is expected to improve; of what was judged, as it was then."""
-        known = self._gains.get(e.id)
+        return self._promise(history, e).gain
+
+    def _promise(self, history: History, e: Experiment) -> Prospect:
+        """Return what an idea promises; of what was judged, as it was then."""
+        known = self._promises.get(e.id)
         if known is None or e.verdict is None:
-            prospect = self._learner.prospect(history, e.id)
-            known = self._gains[e.id] = prospect.gain if prospect else 0.0
+            known = self._promises[e.id] = self._learner.prospect(history, e.id) or NOTHING
         return known
+
+
+def _age(name: str) -> tuple[int, str]:
+    """Return what sorts experiments by their age."""
+    return len(name), name
 
 
 def _ideas(history: History, names: Iterable[str]) -> frozenset[str]:
@@ -113,7 +141,7 @@ def _is_free(e: Experiment, redone: set[str]) -> bool:
 
 def _halved(history: History, names: Sequence[str]) -> tuple[str, ...]:
     """Return so many of the experiments that they have not crashed together."""
-    crashed = [history.ideas_of(e.id) for e in history.experiments.values() if e.verdict is Verdict.CRASH]
+    crashed = {history.ideas_of(e.id) for e in history.crashed()} if len(names) > 1 else set()
     while len(names) > 1 and _ideas(history, names) in crashed:
         names = names[: len(names) // 2]
     return tuple(names)

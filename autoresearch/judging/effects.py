@@ -89,22 +89,22 @@ class Effects:
         return normal
 
     def prospects(
-        self, posteriors: Vector, runs: Sequence[int], noise: float, shift: float = 0.0
+        self, posteriors: Vector, runs: Sequence[int], noise: float, shifts: Sequence[float] | None = None
     ) -> list[Prospect]:
-        """Return what more runs of candidates promise; `shift` moves the bar they must be under."""
+        """Return what more runs of candidates promise; a shift moves the bar one must be under."""
         import numpy as np
 
-        out = self.grid > -USELESS * self._unit - shift
-        useless = posteriors @ out
-        mean = -(posteriors @ self.grid) - shift
-        hope = posteriors @ (np.maximum(-self.grid - shift, 0.0) * ~out)
+        moved = np.zeros((1, 1)) if shifts is None else np.array(shifts)[:, None]
+        effects = self.grid + moved
+        out = effects > -USELESS * self._unit
+        useless = (posteriors * out).sum(axis=1)
+        mean = -(posteriors * effects).sum(axis=1)
+        hope = -(posteriors * np.where(out, 0.0, effects)).sum(axis=1)
         typical = hope / np.maximum(1 - useless, 1e-9)
         need = (REPLICATE_SDS**2 * noise) / np.maximum(typical, 0.03 * self._unit) ** 2 - np.array(runs)
         need = np.clip(need, 1.0, MAX_NEED)
-        return [
-            Prospect(useless=float(u), gain=float(m), hope=float(h), need=float(k))
-            for u, m, h, k in zip(useless, mean, hope, need, strict=True)
-        ]
+        columns = (each.tolist() for each in (useless, mean, hope, need))
+        return [Prospect(useless=u, gain=m, hope=h, need=k) for u, m, h, k in zip(*columns, strict=True)]
 
     def remaining(self, posterior: Vector, *, stacked: bool) -> Vector:
         """Return the prior of an idea on another base, given its posterior on the old.

@@ -77,7 +77,8 @@ class Learner:
         self.compared: Counter[str] = Counter()  # experiments measured, by parent
         self._priors: dict[str, Vector] = {}
         self._wholes: dict[str, tuple[Vector, bool]] = {}  # of what is done anew: see `_whole`
-        self._known: tuple[object, tuple[Candidate, ...]] = (None, ())
+        self._asked: tuple[object, ...] = (-1,)  # what the candidates hang on: the belief's version first
+        self._known: dict[str, Candidate] = {}
         self._belief: Belief | None = None
         self._effects: Effects | None = None
 
@@ -120,20 +121,24 @@ class Learner:
         belief = self.belief
         undecided = [e for e in history.without_verdict() if belief.runs_of(e.id)]
         key = (belief.version, incumbent.id, tuple((e.id, history.runs_of(e.id)) for e in undecided))
-        if self._known[0] != key:
-            self._known = (key, tuple(self._assess(history, undecided, incumbent)))
-        return self._known[1]
+        if self._asked != key:
+            found = self._assess(history, undecided, incumbent)
+            self._asked, self._known = key, {c.experiment.id: c for c in found}
+        return tuple(self._known.values())
 
     def worth(self, experiment: str) -> float:
         """Return what a run of a candidate was worth at the last look; infinite where it is none."""
-        known = (c.prospect.worth for c in self._known[1] if c.experiment.id == experiment)
-        return next(known, math.inf)
+        known = self._known.get(experiment)
+        return known.prospect.worth if known else math.inf
 
     def prospect(self, history: History, experiment: str) -> Prospect | None:
         """Return what is known of one experiment against its parent; None where that cannot be told."""
         belief, parent = self.belief, history.experiments[experiment].parent or ""
         if experiment not in self._priors or not belief.knows(parent):
             return None
+        known = self._known.get(experiment)
+        if known is not None and self._asked[0] == belief.version:
+            return known.prospect
         posterior, runs = self._posteriors(history, [history.experiments[experiment]], [parent])
         return self.effects.prospects(posterior, runs, belief.noise())[0]
 
@@ -161,24 +166,20 @@ class Learner:
         bases = [e.parent if belief.knows(e.parent or "") else incumbent.id for e in undecided]
         posteriors, runs = self._posteriors(history, undecided, bases)
         prospects = effects.prospects(posteriors, runs, belief.noise())
-        found = []
-        for i, e in enumerate(undecided):
-            outright = prospects[i]
-            if bases[i] != incumbent.id:
-                behind = belief.difference(bases[i] or "", incumbent.id)
-                shift = behind.mean + math.sqrt(behind.variance)
-                one = slice(i, i + 1)
-                outright = effects.prospects(posteriors[one], runs[one], belief.noise(), shift)[0]
-            candidate = Candidate(
+        behind = [belief.difference(base or "", incumbent.id) for base in bases]
+        shifts = [d.mean + math.sqrt(d.variance) for d in behind]
+        moved = effects.prospects(posteriors, runs, belief.noise(), shifts)
+        return [
+            Candidate(
                 experiment=e,
                 open=history.open_runs(e.id),
-                runs=runs[i],
-                prospect=prospects[i],
-                outright=outright,
-                stale=bases[i] != incumbent.id,
+                runs=n,
+                prospect=prospect,
+                outright=outright if base != incumbent.id else prospect,
+                stale=base != incumbent.id,
             )
-            found.append(candidate)
-        return found
+            for e, n, base, prospect, outright in zip(undecided, runs, bases, prospects, moved, strict=True)
+        ]
 
     def _posteriors(
         self, history: History, experiments: Sequence[Experiment], bases: Sequence[str | None]

@@ -112,6 +112,10 @@ class PosteriorPolicy:
         self._sign = 1
         self._workers: Sequence[Worker] = ()  # as of the last decision, as is the next one
         self._now = 0.0
+        self._lasted = (0, 0.0)  # how many runs of the baseline there are, and how long they took
+        self._anew_of: tuple[object, list[Experiment], dict[str, str]] = (None, [], {})
+        self._taught: dict[str, float] = {}  # by code: what a control teaches on the best worker for it,
+        self._taught_at = -1  # in a version of the belief
 
     # -- the two questions -----------------------------------------------------------------------
 
@@ -150,7 +154,7 @@ class PosteriorPolicy:
         names = self._combiner.together(history, proposals) if self.learner.has_learned else ()
         if not names:
             return None
-        stacked = not (self._rules.hands_back and self._patience(_anew(history)))
+        stacked = not (self._rules.hands_back and self._patience(self._anew(history)[0]))
         return None if stacked and not self._rules.merges else Together(experiments=names, stacked=stacked)
 
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker) -> Run | None:
@@ -187,8 +191,12 @@ class PosteriorPolicy:
         belief = self.learner.belief if self.learner.has_learned else None
         if belief is None or not belief.knows(base):
             return True
-        others = [belief.teaches(base, other.name, other.kind) for other in self._workers if other.ready]
-        return belief.teaches(base, worker.name, worker.kind) >= 0.7 * max(others, default=0.0)
+        if self._taught_at != belief.version:
+            self._taught, self._taught_at = {}, belief.version
+        if base not in self._taught:
+            others = [belief.teaches(base, other.name, other.kind) for other in self._workers if other.ready]
+            self._taught[base] = max(others, default=0.0)
+        return belief.teaches(base, worker.name, worker.kind) >= 0.7 * self._taught[base]
 
     def closing(self, history: History) -> list[Order]:
         """Return the runs without which the best's value would not be told by enough it was not chosen by."""
@@ -246,8 +254,7 @@ class PosteriorPolicy:
         """Return the verdicts on what is over, and what is still to be measured."""
         most = self._rules.most_runs * max(1.0, (self.learner.belief.sigma / self.learner.unit) ** 2)
         stale = any(c.stale for c in candidates)
-        again = _anew(history) if stale else []
-        reworked = {name: e.id for e in again for name in e.reworks}
+        again, reworked = self._anew(history) if stale else ([], {})
         patience, inside = self._patience(again), history.ideas_in(incumbent.id)
         over: list[Decision] = []
         left: list[Candidate] = []
@@ -266,6 +273,14 @@ class PosteriorPolicy:
                 over += self._stale(c, incumbent, patience, little)
         return over, left
 
+    def _anew(self, history: History) -> tuple[list[Experiment], dict[str, str]]:
+        """Return what does others anew and did not crash, and by what each of those is done."""
+        key = (history.index.reworking, history.index.crashed)
+        if self._anew_of[0] != key:
+            again = [e for e in history.reworking() if e.verdict is not Verdict.CRASH]
+            self._anew_of = (key, again, {name: e.id for e in again for name in e.reworks})
+        return self._anew_of[1:]
+
     def _patience(self, again: Sequence[Experiment]) -> float:
         """Return for how many seconds the agent may do a winner anew, by what it has made of others."""
         stacked = sum(e.author == MERGE_QUEUE for e in again)
@@ -276,8 +291,10 @@ class PosteriorPolicy:
     def _usual_seconds(self) -> float:
         """Return how long the baseline's runs took."""
         baseline = self.learner.belief.runs_of(BASELINE) if self.learner.has_learned else ()
-        lasted = [run.seconds for run in baseline if run.seconds]
-        return sum(lasted) / max(1, len(lasted))
+        if self._lasted[0] != len(baseline):
+            lasted = [run.seconds for run in baseline if run.seconds]
+            self._lasted = (len(baseline), sum(lasted) / max(1, len(lasted)))
+        return self._lasted[1]
 
     def _stale(
         self, c: Candidate, incumbent: Experiment, patience: float, little: float
@@ -331,7 +348,8 @@ class PosteriorPolicy:
                 continue
             for run in _open(history, name):
                 ours = run.purpose in {Purpose.CONFIRM, Purpose.CALIBRATE}
-                if ours and not run.why.startswith(ASKED_FOR):
+                closing = name == incumbent.id and run.why.endswith(TOLD) and fresh < FRESH_RUNS
+                if ours and not closing and not run.why.startswith(ASKED_FOR):
                     yield Withdraw(run=run.id, why=f"{name} is judged: {e.verdict}")
 
     def _orders(
@@ -387,11 +405,6 @@ class PosteriorPolicy:
         """Whether the best fails on some seeds: that is no reason to run it for ever."""
         controls = [run for run in history.runs_of(incumbent.id) if is_unselected(run) and run.state in OVER]
         return sum(run.measurement is None and run.cancelled_by is None for run in controls) >= FRESH_RUNS
-
-
-def _anew(history: History) -> list[Experiment]:
-    """Return what does others anew and did not crash."""
-    return [e for e in history.experiments.values() if e.reworks and e.verdict is not Verdict.CRASH]
 
 
 def _runs(n: int) -> str:

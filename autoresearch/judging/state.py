@@ -6,6 +6,7 @@ lets it drift.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,15 @@ class State:
         self._mean[:k] += gain * (surprise / scale)
         self._cov[:k, :k] -= np.outer(gain, gain) / scale
 
-    def _spread(self, h: Vector) -> float:
-        """Return the variance of a sum of variables."""
+    def _spread(self, row: Mapping[int, float]) -> float:
+        """Return the variance of a weighted sum of a few variables."""
+        total = 0.0
+        for i, one in row.items():
+            line = self._cov[i]
+            total += one * sum(other * float(line[j]) for j, other in row.items())
+        return max(0.0, total)
+
+    def _spread_of_all(self, h: Vector) -> float:
+        """Return the variance of a sum of all variables."""
         k = self._size
         return max(0.0, float(h @ self._cov[:k, :k] @ h))

@@ -23,7 +23,7 @@ from autoresearch.experiment import (
     RunState,
     Verdict,
 )
-from autoresearch.history import BASELINE, History
+from autoresearch.history import BASELINE, History, Index
 from autoresearch.store.calls import CallTable, PaidReply
 from autoresearch.store.database import append_event, storage_errors
 from autoresearch.store.experiments import ExperimentTable, earlier_of, insert_experiment, judge
@@ -51,7 +51,11 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
         self._runs: dict[str, tuple[Run, ...]] = {}
         self._open: set[str] = set()  # the experiments with runs that are not over
         self._undecided: set[str] = set()
-        self._kept: set[str] = set()
+        self._judged: dict[Verdict, set[str]] = {verdict: set() for verdict in Verdict}
+        self._reworking: dict[str, None] = {}  # in order
+        self._measured = 0  # runs
+        self._ideas: dict[str, frozenset[str]] = {}
+        self._inside: dict[str, frozenset[str]] = {}
         self._goal: Goal | None = None
         self._tried: dict[str, str] | None = None  # by digest
         self._history: History | None = None  # as of the last event that was about an experiment or a run
@@ -141,9 +145,16 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
                 goal=self._goal or Goal.MINIMIZE,
                 experiments=dict(self._experiments),
                 runs=dict(self._runs),
-                opened=_in_order(self._open),
-                undecided=_in_order(self._undecided),
-                kept=_in_order(self._kept),
+                known=Index(
+                    opened=_in_order(self._open),
+                    undecided=_in_order(self._undecided),
+                    kept=_in_order(self._judged[Verdict.KEEP]),
+                    crashed=_in_order(self._judged[Verdict.CRASH]),
+                    reworking=tuple(self._reworking),
+                    measured=self._measured,
+                ),
+                ideas=self._ideas,
+                inside=self._inside,
             )
         return self._history
 
@@ -211,7 +222,10 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
             self._take_in(to_experiment(row))
         for row in runs:
             run = to_run(row)
-            others = [other for other in self._runs.get(run.experiment, ()) if other.id != run.id]
+            before = self._runs.get(run.experiment, ())
+            others = [other for other in before if other.id != run.id]
+            was = sum(other.measurement is not None for other in before if other.id == run.id)
+            self._measured += (run.measurement is not None) - was
             self._runs[run.experiment] = tuple(
                 sorted([*others, run], key=lambda r: int(r.id.rsplit(".", 1)[1]))
             )
@@ -231,8 +245,10 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
             self._tried.setdefault(experiment.digest, name)
         self._experiments[name] = experiment
         (self._undecided.add if experiment.verdict is None else self._undecided.discard)(name)
-        if experiment.verdict is Verdict.KEEP:
-            self._kept.add(name)
+        if experiment.verdict is not None:
+            self._judged[experiment.verdict].add(name)
+        if experiment.reworks:
+            self._reworking[name] = None
 
     def tried_digests(self) -> dict[str, str]:
         """Return the experiment of every code measured or to be measured; see ExperimentTable."""
@@ -256,4 +272,5 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
 
 
 def _in_order(names: Collection[str]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=lambda name: int(name[1:])))
+    """Return the names of experiments by number: shorter ones have the lower."""
+    return tuple(sorted(sorted(names), key=len))
