@@ -57,9 +57,10 @@ class Rules:
 
     target: float = 0.05  # share of keeps that may be useless
     jump: float = 2.4  # times the target: what one keep may risk
-    worth: float = 1 / 9  # expected improvement per run below which an experiment is dropped, at least;
+    worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped, at least;
     pace: float = 0.25  # it is this share of what a run brought lately, where that is more,
-    most_worth: float = 2 / 9  # and never more than this; both by the root of the number of workers
+    most_worth: float = 1 / 18  # and never more than this; both grow in a small pool, with the root of
+    few: int = 16  # the workers it lacks
     baseline_share: float = 0.5  # of the workers of each kind, that begin with the baseline
     at_once: int = 3  # confirmations of one experiment at once
     confirms: float = 0.5  # of all workers
@@ -321,8 +322,8 @@ class PosteriorPolicy:
         That one leaves a small promise for what brings more is Charnov's marginal value theorem (1976).
         """
         rules, unit = self._rules, self.learner.unit
-        root = math.sqrt(max(1, len(self._workers)))
-        worth = min(max(rules.worth / root, rules.pace * brought / unit), rules.most_worth / root)
+        scarce = math.sqrt(max(1.0, rules.few / max(1, len(self._workers))))
+        worth = min(max(rules.worth * scarce, rules.pace * brought / unit), rules.most_worth * scarce)
         return worth * unit * min(1.0, unit / self.learner.belief.sigma)
 
     def _little(self, brought: float) -> float:
