@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Protocol
 
 from autoresearch.experiment import Run
 from autoresearch.history import BASELINE, History, is_unselected
+from autoresearch.judging.arrivals import Arrivals
 from autoresearch.judging.state import Gaussian, State
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ KIND_RUNS = 20.0  # of all kinds' noise in one kind's
 HUBER = 2.5
 SURE, UNSURE = 9.0, 100.0  # noises squared that one run may add to what is known of the noise; after
 SURE_RUNS = 20.0  # degrees of freedom it is the first
+
+_Event = tuple[tuple[float, int, str], Run | None]  # its place in time, and a run; or a keep
 
 
 @dataclass(slots=True)
@@ -100,9 +102,7 @@ class Belief(State):
         self._noise = _Sum(self._prior_runs * self._expected**2, self._prior_runs)
         self._by_kind: defaultdict[str, _Sum] = defaultdict(_Sum)
         self._runs: dict[str, list[Run]] = {}  # measured, by experiment
-        self._taken = 0  # runs
-        self._opened: tuple[str, ...] = ()
-        self._seen: dict[str, tuple[Run, ...]] = {}
+        self._arrivals = Arrivals()
         self._history: History | None = None  # the last one
         self._kept: set[str] = set()
         self._early: set[str] = set()  # kept before any of their runs has ended, by the clocks
@@ -132,38 +132,13 @@ class Belief(State):
             else:
                 self._take(history, run, listener)
 
-    def _new_events(self, history: History) -> list[tuple[tuple[float, int, str], Run | None]]:
+    def _new_events(self, history: History) -> list[_Event]:
         """Return the measured runs and the keeps not taken in yet, in order of time."""
-        runs = self._new_runs(history)
-        events: list[tuple[tuple[float, int, str], Run | None]]
-        events = [((run.ended_at or 0.0, 0, run.id), run) for run in runs]
-        for experiment in history.lineage():
-            if experiment.id not in self._kept and experiment.id != BASELINE:
-                events.append(((experiment.judged_at or 0.0, 1, experiment.id), None))
+        new, line = self._arrivals.new(history), history.lineage()
+        keeps = [e for e in line if e.id not in self._kept and e.id != BASELINE]
+        events: list[_Event] = [((run.ended_at or 0.0, 0, run.id), run) for run in new]
+        events += [((e.judged_at or 0.0, 1, e.id), None) for e in keeps]
         return sorted(events, key=lambda event: event[0])
-
-    def _new_runs(self, history: History) -> list[Run]:
-        """Return the measured runs not taken in yet.
-
-        They belong to new experiments and to those that were or are open. Where these do not account
-        for all that was measured, every experiment is looked at.
-        """
-        there = history.index.opened
-        new = islice(reversed(history.runs), max(0, len(history.runs) - len(self._seen)))
-        near = {*self._opened, *there, *new}
-        self._opened = there
-        found = [run for name in near for run in self._not_taken(history, name)]
-        if self._taken + len(found) != history.index.measured:
-            found += [run for name in history.runs for run in self._not_taken(history, name)]
-        self._taken += len(found)
-        return found
-
-    def _not_taken(self, history: History, name: str) -> Iterator[Run]:
-        runs = history.runs_of(name)
-        if self._seen.get(name) is not runs:
-            self._seen[name] = runs
-            taken = {run.id for run in self._runs.get(name, ())}
-            yield from (run for run in runs if run.measurement is not None and run.id not in taken)
 
     def _take(self, history: History, run: Run, listener: Listener) -> None:
         name, value = run.experiment, history.goal.sign * (run.value or 0.0)
@@ -247,9 +222,8 @@ class Belief(State):
         hours = (moment - self._last_moment) / 3600 if self._last_moment is not None else 0.0
         self._last_moment = moment
         if hours > 0 and self._drift and self._offsets:
-            rows = np.array([i for n, i in self._index.items() if n in self._kind_of])
-            if len(rows):
-                self._cov[rows, rows] += (self._drift * self._expected) ** 2 * hours
+            rows = np.array([i for n, i in self._index.items() if n in self._kind_of], dtype=int)
+            self._cov[rows, rows] += (self._drift * self._expected) ** 2 * hours
 
     def _observe(self, row: Sequence[tuple[int, float]], value: float, noise: float, run: Run | None) -> None:
         """Learn from one number: the sum of some variables, and noise of that variance."""
@@ -296,7 +270,7 @@ class Belief(State):
 
     @property
     def measured(self) -> dict[str, list[Run]]:
-        """The measured runs taken in, by experiment, in the order of its first; the same one as it grows."""
+        """The measured runs taken in, by experiment, by its first; the same one as it grows."""
         return self._runs
 
     def runs_of(self, experiment: str) -> Sequence[Run]:
@@ -378,8 +352,7 @@ class Belief(State):
         mean, noise, row = self._weigh(history, runs, None)
         h = -self._first_average()
         offset = -float(h @ self._mean[: self._size])
-        for i, weight in row.items():
-            h[i] += weight
+        h[list(row)] += list(row.values())
         return Gaussian(mean=mean + offset, variance=noise + self._spread_of_all(h))
 
     def _weigh(
@@ -388,8 +361,8 @@ class Belief(State):
         """Return the weighted mean of runs, the variance of its noise, and the offsets' weights in it."""
         sign = history.goal.sign
         workers = [self._worker(run) for run in runs]
-        offsets = [float(self._mean[worker]) for worker in workers]
-        values = [sign * (run.value or 0.0) - offset for run, offset in zip(runs, offsets, strict=True)]
+        pairs = zip(runs, workers, strict=True)
+        values = [sign * (run.value or 0.0) - float(self._mean[worker]) for run, worker in pairs]
         worse = max(0.0, fmean(values) - start) if start is not None else 0.0
         growth = (1 + worse / (GROWTH * self.sigma)) ** 2
         noise = [self.noise(run.worker_kind) * growth for run in runs]

@@ -24,14 +24,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from autoresearch.config import Judging
-from autoresearch.experiment import OVER, Experiment, Proposal, Purpose, Run, Verdict, Worker
-from autoresearch.history import BASELINE, History, is_unselected
+from autoresearch.experiment import Experiment, Proposal, Purpose, Run, Verdict, Worker
+from autoresearch.history import BASELINE, History
 from autoresearch.judging.combining import GROUP, NEAR, SURE, Combiner
+from autoresearch.judging.controls import Controls, uncancelled
 from autoresearch.judging.effects import SHARES, Prospect
 from autoresearch.judging.learning import Candidate, Learner
 from autoresearch.judging.policy import (
-    ASKED_FOR,
-    FRESH_RUNS,
     MERGE_QUEUE,
     MIN_BASELINE_RUNS,
     Decide,
@@ -39,7 +38,6 @@ from autoresearch.judging.policy import (
     Merge,
     Order,
     Together,
-    Withdraw,
     crash,
     discard,
     verdicts_on_failures,
@@ -47,7 +45,6 @@ from autoresearch.judging.policy import (
 
 WAIT = 0.5  # of a run's time, that a run waits for the best worker for it
 LATELY = 6.0  # runs' times over which it is looked at what runs bring
-TOLD = "told by runs it was not chosen by"
 TRIALS = 3  # winners that the agent did not do anew, after which it is not waited for
 
 
@@ -109,14 +106,19 @@ class PosteriorPolicy:
             reworked_hold=rules.reworked_hold,
             wholes=rules.wholes,
         )
+        self._controls = Controls(
+            self.learner,
+            share=rules.controls,
+            start=rules.base_start,
+            growth=rules.base_growth,
+            runs=rules.base_runs,
+        )
         self._combiner = Combiner(self.learner, sure=rules.sure, near=rules.near, group=rules.group)
         self._sign = 1
         self._workers: Sequence[Worker] = ()  # as of the last decision, as is the next one
         self._now = 0.0
         self._lasted = (0, 0.0)  # how many runs of the baseline there are, and how long they took
         self._anew_of: tuple[object, list[Experiment], dict[str, str]] = (None, [], {})
-        self._taught: dict[str, float] = {}  # by code: what a control teaches on the best worker for it,
-        self._taught_at = -1  # in a version of the belief
 
     # -- the two questions -----------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class PosteriorPolicy:
         bar, little = self._bar(brought), self._little(brought)
         over, left = self._settle(history, candidates, incumbent, bar, little)
         decisions += over
-        decisions += self._unwanted(history, incumbent)
+        decisions += self._controls.unwanted(history, incumbent, len(workers))
         decisions += self._orders(history, left, incumbent, bar)
         return decisions
 
@@ -182,31 +184,18 @@ class PosteriorPolicy:
                     return None
                 return (1.0, -self.learner.worth(run.experiment) * (0.5 if mine else 1.0))
             case Purpose.CALIBRATE:
-                if waits and run.kind is None and not self._teaches_enough(run.experiment, worker):
+                if (
+                    waits
+                    and run.kind is None
+                    and not self._controls.teaches_enough(run.experiment, worker, self._workers)
+                ):
                     return None
                 return (2.0, float(mine))
         return (3.0, run.created_at)
 
-    def _teaches_enough(self, base: str, worker: Worker) -> bool:
-        """Whether a control teaches about as much on a worker as on the best one for it."""
-        belief = self.learner.belief if self.learner.has_learned else None
-        if belief is None or not belief.knows(base):
-            return True
-        if self._taught_at != belief.version:
-            self._taught, self._taught_at = {}, belief.version
-        if base not in self._taught:
-            others = [belief.teaches(base, other.name, other.kind) for other in self._workers if other.ready]
-            self._taught[base] = max(others, default=0.0)
-        return belief.teaches(base, worker.name, worker.kind) >= 0.7 * self._taught[base]
-
     def closing(self, history: History) -> list[Order]:
-        """Return the runs without which the best's value would not be told by enough it was not chosen by."""
-        best = history.incumbent()
-        if best is None or not self.learner.has_learned or self._fails(history, best):
-            return []
-        missing = FRESH_RUNS - len(self.learner.belief.unselected(best.id)) - len(_open(history, best.id))
-        why = f"{best.id} is the best at the end, and its value is {TOLD}"
-        return [Order(experiment=best.id, purpose=Purpose.CALIBRATE, kind=None, why=why)] * missing
+        """Return the controls that a claim of the best's value lacks."""
+        return self._controls.closing(history)
 
     # -- deciding --------------------------------------------------------------------------------
 
@@ -339,34 +328,22 @@ class PosteriorPolicy:
     def _last_end(self, name: str) -> float:
         return max((run.ended_at or 0.0 for run in self.learner.belief.runs_of(name)), default=0.0)
 
-    def _unwanted(self, history: History, incumbent: Experiment) -> Iterator[Withdraw]:
-        """Yield the confirmations and controls whose question is answered."""
-        fresh = len(self.learner.belief.unselected(incumbent.id))
-        over = not history.without_verdict() and fresh >= self._fresh_runs()
-        for name in history.open_experiments():
-            e = history.experiments[name]
-            if e.verdict is None or (name == incumbent.id and not over):
-                continue
-            for run in _open(history, name):
-                ours = run.purpose in {Purpose.CONFIRM, Purpose.CALIBRATE}
-                closing = name == incumbent.id and run.why.endswith(TOLD) and fresh < FRESH_RUNS
-                if ours and not closing and not run.why.startswith(ASKED_FOR):
-                    yield Withdraw(run=run.id, why=f"{name} is judged: {e.verdict}")
-
     def _orders(
         self, history: History, left: Sequence[Candidate], incumbent: Experiment, bar: float
     ) -> Iterator[Order]:
         """Yield the confirmations and controls that are wanted beside those under way."""
         rules, workers = self._rules, len(self._workers)
-        purposes = Counter(run.purpose for name in history.open_experiments() for run in _open(history, name))
+        purposes = Counter(
+            run.purpose for name in history.open_experiments() for run in uncancelled(history, name)
+        )
         room = math.ceil(rules.confirms * workers) - purposes[Purpose.CONFIRM]
         ordered: defaultdict[str, int] = defaultdict(int)
         while room > 0:
             best, worth = None, bar / 2
             for c in left:
-                under_way = len(c.open) + ordered[c.experiment.id]
-                value = c.prospect.worth / (1 + under_way)
-                if under_way < min(math.ceil(c.prospect.need), rules.at_once) and value > worth:
+                there = len(c.open) + ordered[c.experiment.id]
+                value = c.prospect.worth / (1 + there)
+                if there < min(math.ceil(c.prospect.need), rules.at_once) and value > worth:
                     best, worth = c, value
             if best is None:
                 break
@@ -374,44 +351,8 @@ class PosteriorPolicy:
             room -= 1
             why = f"{self._said(best.prospect)}; {_runs(round(best.prospect.need))} more should tell"
             yield Order(experiment=best.experiment.id, purpose=Purpose.CONFIRM, kind=None, why=why)
-        yield from self._controls(history, incumbent, rules.controls * workers)
-
-    def _controls(self, history: History, incumbent: Experiment, places: float) -> Iterator[Order]:
-        """Yield the runs the best still needs, on so many workers at once; below one, on it now and then."""
-        belief, rules = self.learner.belief, self._rules
-        if not belief.knows(incumbent.id):
-            return
-        compared, most = self.learner.compared[incumbent.id], math.ceil(places)
-        start = min(rules.base_start, 1 + 2 * places)
-        wanted = min(rules.base_runs, start + min(1.0, places) * rules.base_growth * compared)
-        variance, noise = belief.value(incumbent.id).variance, belief.noise()
-        under_way = len(_open(history, incumbent.id))
-        if self._fails(history, incumbent):
-            return
-        missing = self._fresh_runs() - len(belief.unselected(incumbent.id)) - under_way
-        if history.without_verdict() and variance > noise / wanted:
-            missing = max(missing, min(most - under_way, math.ceil(wanted - noise / variance)))
-        for _ in range(missing):
-            known, aim = math.sqrt(variance), math.sqrt(noise / wanted)
-            why = f"{incumbent.id} is the best and known to {known:.5f}; wanted {aim:.5f}"
-            if known <= aim:
-                why = f"{incumbent.id} is the best, and its value is {TOLD}"
-            yield Order(experiment=incumbent.id, purpose=Purpose.CALIBRATE, kind=None, why=why)
-
-    def _fresh_runs(self) -> int:
-        """Return how many runs a new best needs at once for a claim of its value; more at the end."""
-        return FRESH_RUNS if self._rules.controls * len(self._workers) >= 1 else 1
-
-    def _fails(self, history: History, incumbent: Experiment) -> bool:
-        """Whether the best fails on some seeds: that is no reason to run it for ever."""
-        controls = [run for run in history.runs_of(incumbent.id) if is_unselected(run) and run.state in OVER]
-        return sum(run.measurement is None and run.cancelled_by is None for run in controls) >= FRESH_RUNS
+        yield from self._controls.wanted(history, incumbent, workers)
 
 
 def _runs(n: int) -> str:
     return "1 run" if n == 1 else f"{n} runs"
-
-
-def _open(history: History, name: str) -> list[Run]:
-    """Return the runs under way that nobody has taken back."""
-    return [run for run in history.open_runs(name) if run.cancelled_by is None]
