@@ -118,3 +118,26 @@ def test_what_is_being_judged_is_left_alone(purpose: Purpose) -> None:
     assert together(past(*here)) == (), "on the best itself"
     measured_again = [*tried(3, GOOD), run("e0003.2", purpose=purpose)]
     assert together(past(*measured_again)) == (), "runs of it are under way"
+
+
+def test_what_was_tried_once_in_vain_counts_again_when_it_is_taken_up_and_not_before() -> None:
+    """One combiner through a study, asked at each step: as a new one that knows only the last."""
+    learner = Learner("H100", SIGMA)
+    combiner = Combiner(learner)
+
+    def asked(*things: Experiment | Run) -> tuple[str, ...]:
+        found = past(*things)
+        assert learner.learn(found)
+        told = combiner.together(found, ())
+        assert told == together(found)
+        return told
+
+    vain = tried(3, BAD, Verdict.DISCARD)
+    assert asked(*vain) == ()
+    found = [*vain, *tried(4, GOOD)]
+    assert asked(*found) == ("e0004",)
+    better = measured("e0005.1", 0.95, 400.0, worker=4)
+    assert asked(*found, anew(5, "e0003"), better) == ("e0004",), "it is being judged"
+    judged = anew(5, "e0003", verdict=Verdict.DISCARD, judged_at=410.0)
+    near = [*vain, *tried(4, GOOD, Verdict.DISCARD)]
+    assert asked(*near, judged, better) == ("e0004", "e0005"), "the idea's latest measurement is near"

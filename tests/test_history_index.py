@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -9,9 +10,11 @@ import pytest
 
 from autoresearch.experiment import OVER, Purpose, Verdict
 from autoresearch.history import BASELINE, History
+from autoresearch.judging.arrivals import Arrivals
 from autoresearch.simulation import posterior_policy, simulate
 from autoresearch.store import Store
 from autoresearch.world import WORLDS
+from builders import experiment, history, run
 from store_contract import begin
 
 
@@ -31,12 +34,48 @@ def test_open_undecided_and_kept_experiments_are_those_of_the_history() -> None:
         assert past.without_verdict() == bare.without_verdict()
         assert past.lineage() == bare.lineage()
         assert past.in_flight() == bare.in_flight()
+        assert past.index == bare.index
+        for name in past.experiments:
+            assert past.ideas_of(name) == bare.ideas_of(name)
+            assert past.ideas_in(name) == bare.ideas_in(name)
         seen.append(len(past.experiments))
 
     simulate(
         WORLDS["base"], posterior_policy, workers={"H100": 6, "H200": 2}, hours=0.5, seed=2, on_turn=look
     )
     assert seen[-1] > 15
+
+
+def test_every_measured_run_arrives_once_however_rarely_one_looks() -> None:
+    looks = [(Arrivals(), every, Counter[str]()) for every in (1, 3, 40)]
+    measured: set[str] = set()
+    turn = 0
+
+    def look(snapshot: object) -> None:
+        nonlocal turn, measured
+        past: History = snapshot.history  # type: ignore[attr-defined]
+        measured = {run.id for run in past.all_runs() if run.measurement is not None}
+        turn += 1
+        for arrivals, every, told in looks:
+            if turn % every == 0:
+                told.update(run.id for run in arrivals.new(past))
+                assert set(told) == measured
+
+    simulate(
+        WORLDS["base"], posterior_policy, workers={"H100": 6, "H200": 2}, hours=1.0, seed=3, on_turn=look
+    )
+    assert len(measured) > 40
+    assert all(set(told.values()) == {1} for _, _, told in looks)
+
+
+def test_what_was_measured_again_between_two_looks_arrives() -> None:
+    """An old experiment that was neither open at the last look nor is now."""
+    first = [experiment(1, Verdict.KEEP), run("e0001.1", 1.0), experiment(2), run("e0002.1", 0.9)]
+    arrivals = Arrivals()
+    assert {r.id for r in arrivals.new(history(*first))} == {"e0001.1", "e0002.1"}
+    again = history(*first[:2], run("e0001.2", 1.1), *first[2:])
+    assert [r.id for r in arrivals.new(again)] == ["e0001.2"]
+    assert arrivals.new(again) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
