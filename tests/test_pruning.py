@@ -480,7 +480,7 @@ def test_a_best_that_boasts_of_its_steps_ends_no_other_run(lab: Lab) -> None:
         past,
         experiments={**past.experiments, "e0002": kept},
         runs={**past.runs, "e0002": (boast,) * 9},
-        kept=None,
+        known=None,
     )
     limits = references.thresholds(screen, "cpu", boasting)
     assert limits is not None
