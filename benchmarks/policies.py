@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoresearch.experiment import Purpose, Run, RunState, Verdict, Worker
 from autoresearch.history import BASELINE, History
-from autoresearch.judging.policy import Decide, Decision, Merge
+from autoresearch.judging.policy import Decide, Decision, Merge, Order
 from autoresearch.judging.posterior import Rules
 from autoresearch.protocols import Policy
 from autoresearch.simulation import Night, posterior_policy, simulate
@@ -95,7 +95,7 @@ class NaivePolicy:
     def together(self, *_: object) -> None:
         """Return nothing: each idea is measured by itself."""
 
-    def closing(self, _: History) -> list[Decision]:
+    def closing(self, _: History) -> list[Order]:
         """Return nothing: the record is what was measured."""
         return []
 
