@@ -194,7 +194,7 @@ class Findings:
         history = self._history
         today = self._lineage[-1].id if self._lineage else None
         old = {experiment.id for experiment in self._lineage} - {today}
-        done = {name for e in history.experiments.values() for name in e.reworks} | self._ancestors(today)
+        done = history.redone() | self._ancestors(today)
         return [
             e.id
             for e in history.experiments.values()

@@ -5,9 +5,11 @@ Values are kept in the metric's own unit. Comparisons go through `History.goal.s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
+from typing import Any
 
 from autoresearch.experiment import IN_FLIGHT, OVER, Experiment, Goal, Purpose, Run, RunState, Verdict
 
@@ -76,6 +78,10 @@ class History:
     def reworking(self) -> list[Experiment]:
         """Return the experiments that do others anew, oldest first."""
         return [self.experiments[name] for name in self.index.reworking]
+
+    def redone(self) -> set[str]:
+        """Return the experiments that others do anew."""
+        return {name for e in self.reworking() for name in e.reworks}
 
     def open_experiments(self) -> list[str]:
         """Return the experiments that have runs which are not over."""
@@ -164,6 +170,16 @@ class History:
     def proposed(self) -> int:
         """Return how many experiments came from proposals, that is all but the baseline."""
         return sum(1 for name in self.experiments if name != BASELINE)
+
+
+def oldest_first(names: Iterable[str]) -> list[str]:
+    """Return the names of experiments by number: shorter ones have the lower."""
+    return sorted(sorted(names), key=len)
+
+
+def added(things: dict[str, Any], known: int) -> list[str]:
+    """Return the keys of what only grows beyond the first ones, which are known; in order."""
+    return list(islice(reversed(things), max(0, len(things) - known)))[::-1]
 
 
 def fresh(run: Run) -> bool:

@@ -262,8 +262,6 @@ def _ceiling(snapshot: Snapshot) -> str | None:
 
 def _blocking(snapshot: Snapshot) -> str | None:
     """Return the ceiling no worker's next run fits under, in words, or None."""
-    if snapshot.budget.hours is None and snapshot.budget.gpu_dollars is None:
-        return None
     commitment = _commitment(snapshot)
     names: set[str] = set()
     for worker in snapshot.workers:

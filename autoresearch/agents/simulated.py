@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 from autoresearch.brief import Brief
 from autoresearch.errors import AgentError
 from autoresearch.experiment import Edit, Experiment, Proposal, Verdict
-from autoresearch.history import History
+from autoresearch.history import History, added
 from autoresearch.protocols import Reply
 from autoresearch.world import END, Code, Idea, Imagination, World, read_code
 
@@ -95,9 +94,8 @@ class SimulatedAgent:
 
     def _learn(self, history: History) -> None:
         """Think less often of what was discarded on the base it was written for."""
-        new = islice(reversed(history.experiments), len(history.experiments) - self._seen)
+        self._unjudged += added(history.experiments, self._seen)
         self._seen = len(history.experiments)
-        self._unjudged += reversed(list(new))
         judged = [name for name in self._unjudged if history.experiments[name].verdict]
         self._unjudged = [name for name in self._unjudged if not history.experiments[name].verdict]
         for name in judged:

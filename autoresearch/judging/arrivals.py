@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 from autoresearch.experiment import Run
-from autoresearch.history import History
+from autoresearch.history import History, added
 
 
 class Arrivals:
@@ -24,8 +23,7 @@ class Arrivals:
         for all that was measured, every experiment is looked at.
         """
         there = history.index.opened
-        added = islice(reversed(history.runs), max(0, len(history.runs) - len(self._seen)))
-        near = {*self._opened, *there, *added}
+        near = {*self._opened, *there, *added(history.runs, len(self._seen))}
         self._opened = there
         found = [run for name in near for run in self._new_of(history, name)]
         if len(self._told) != history.index.measured:

@@ -11,10 +11,9 @@ bad are measured as one, and kept or dropped as one: group screening (Watson 196
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 from autoresearch.experiment import Experiment, Proposal, Run, Verdict
-from autoresearch.history import History
+from autoresearch.history import History, added, oldest_first
 from autoresearch.judging.effects import Prospect
 from autoresearch.judging.learning import Learner
 
@@ -61,7 +60,7 @@ class Combiner:
         self, history: History, best: Experiment, waiting: Iterable[tuple[str, ...]]
     ) -> Sequence[str]:
         """Return what is sure, or else the most promising of what is not, unless that is under way."""
-        redone = {name for e in history.reworking() for name in e.reworks}
+        redone = history.redone()
         found = list(self._latest(history, best, redone))
         open_ = [history.experiments[name] for name in history.open_experiments()]
         here = [*waiting, *(e.reworks for e in open_ if e.parent == best.id)]
@@ -73,14 +72,14 @@ class Combiner:
         near = [name for name, gain in gains.items() if gain > self._near * self._learner.unit]
         near = sorted((n for n in near if not self._measured[n] & busy), key=lambda name: gains[name])[-MOST:]
         enough = self._group and sum(gains[name] for name in near) >= self._group * self._learner.unit
-        return sorted(near, key=_age) if enough else ()
+        return oldest_first(near) if enough else ()
 
     def _latest(self, history: History, best: Experiment, redone: set[str]) -> Iterator[Experiment]:
         """Yield what measured an idea last that the best lacks, and is not being judged; oldest first."""
         self._take_in(history, redone)
         inside = history.ideas_in(best.id)
         latest: dict[str, Experiment] = {}
-        for name in sorted(self._measured, key=_age):
+        for name in oldest_first(self._measured):
             e, there = history.experiments[name], self._measured[name]
             if self._is_settled(history, e, redone):
                 del self._measured[name]
@@ -98,7 +97,7 @@ class Combiner:
         measured = self._learner.belief.measured
         if measured is not self._of:
             self._of, self._seen, self._measured = measured, 0, {}
-        new: Iterator[str] = islice(reversed(measured), len(measured) - self._seen)
+        new = added(measured, self._seen)
         self._seen = len(measured)
         for name in (*new, *(name for name in redone if name in measured)):
             if name not in self._measured:
@@ -122,11 +121,6 @@ class Combiner:
         if known is None or e.verdict is None:
             known = self._promises[e.id] = self._learner.prospect(history, e.id) or NOTHING
         return known
-
-
-def _age(name: str) -> tuple[int, str]:
-    """Return what sorts experiments by their age."""
-    return len(name), name
 
 
 def _ideas(history: History, names: Iterable[str]) -> frozenset[str]:

@@ -175,7 +175,7 @@ class Learner:
                 open=history.open_runs(e.id),
                 runs=n,
                 prospect=prospect,
-                outright=outright if base != incumbent.id else prospect,
+                outright=outright,
                 stale=base != incumbent.id,
             )
             for e, n, base, prospect, outright in zip(undecided, runs, bases, prospects, moved, strict=True)

@@ -120,7 +120,7 @@ class PosteriorPolicy:
         self._lasted = (0, 0.0)  # how many runs of the baseline there are, and how long they took
         self._anew_of: tuple[object, list[Experiment], dict[str, str]] = (None, [], {})
 
-    # -- the two questions -----------------------------------------------------------------------
+    # -- the questions ---------------------------------------------------------------------------
 
     def decide(self, history: History, workers: Sequence[Worker], now: float) -> list[Decision]:
         """Return the verdicts that are due, the runs that are wanted and those that no longer are."""
@@ -160,6 +160,10 @@ class PosteriorPolicy:
         stacked = not (self._rules.hands_back and self._patience(self._anew(history)[0]))
         return None if stacked and not self._rules.merges else Together(experiments=names, stacked=stacked)
 
+    def closing(self, history: History) -> list[Order]:
+        """Return the controls that a claim of the best's value lacks."""
+        return self._controls.closing(history)
+
     def next_run(self, history: History, queued: Sequence[Run], worker: Worker) -> Run | None:
         """Return which of the queued runs a free worker takes: where it teaches most goes first."""
         fitting = [run for run in queued if run.kind in {None, worker.kind}]
@@ -192,10 +196,6 @@ class PosteriorPolicy:
                     return None
                 return (2.0, float(mine))
         return (3.0, run.created_at)
-
-    def closing(self, history: History) -> list[Order]:
-        """Return the controls that a claim of the best's value lacks."""
-        return self._controls.closing(history)
 
     # -- deciding --------------------------------------------------------------------------------
 
@@ -341,9 +341,9 @@ class PosteriorPolicy:
         while room > 0:
             best, worth = None, bar / 2
             for c in left:
-                there = len(c.open) + ordered[c.experiment.id]
-                value = c.prospect.worth / (1 + there)
-                if there < min(math.ceil(c.prospect.need), rules.at_once) and value > worth:
+                under_way = len(c.open) + ordered[c.experiment.id]
+                value = c.prospect.worth / (1 + under_way)
+                if under_way < min(math.ceil(c.prospect.need), rules.at_once) and value > worth:
                     best, worth = c, value
             if best is None:
                 break

@@ -6,7 +6,7 @@ method returns False where the row was no longer in the state it expected.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from autoresearch.experiment import (
     RunState,
     Verdict,
 )
-from autoresearch.history import BASELINE, History, Index
+from autoresearch.history import BASELINE, History, Index, oldest_first
 from autoresearch.store.calls import CallTable, PaidReply
 from autoresearch.store.database import append_event, storage_errors
 from autoresearch.store.experiments import ExperimentTable, earlier_of, insert_experiment, judge
@@ -51,7 +51,7 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
         self._runs: dict[str, tuple[Run, ...]] = {}
         self._open: set[str] = set()  # the experiments with runs that are not over
         self._undecided: set[str] = set()
-        self._judged: dict[Verdict, set[str]] = {verdict: set() for verdict in Verdict}
+        self._judged: dict[Verdict, set[str]] = {Verdict.KEEP: set(), Verdict.CRASH: set()}
         self._reworking: dict[str, None] = {}  # in order
         self._measured = 0  # runs
         self._ideas: dict[str, frozenset[str]] = {}
@@ -146,10 +146,10 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
                 experiments=dict(self._experiments),
                 runs=dict(self._runs),
                 known=Index(
-                    opened=_in_order(self._open),
-                    undecided=_in_order(self._undecided),
-                    kept=_in_order(self._judged[Verdict.KEEP]),
-                    crashed=_in_order(self._judged[Verdict.CRASH]),
+                    opened=tuple(oldest_first(self._open)),
+                    undecided=tuple(oldest_first(self._undecided)),
+                    kept=tuple(oldest_first(self._judged[Verdict.KEEP])),
+                    crashed=tuple(oldest_first(self._judged[Verdict.CRASH])),
                     reworking=tuple(self._reworking),
                     measured=self._measured,
                 ),
@@ -245,7 +245,7 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
             self._tried.setdefault(experiment.digest, name)
         self._experiments[name] = experiment
         (self._undecided.add if experiment.verdict is None else self._undecided.discard)(name)
-        if experiment.verdict is not None:
+        if experiment.verdict in self._judged:
             self._judged[experiment.verdict].add(name)
         if experiment.reworks:
             self._reworking[name] = None
@@ -269,8 +269,3 @@ class Store(StudyTable, SubmissionTable, ExperimentTable, RunTable, WorkerTable,
                 yield
             finally:
                 self._db.execute("commit")
-
-
-def _in_order(names: Collection[str]) -> tuple[str, ...]:
-    """Return the names of experiments by number: shorter ones have the lower."""
-    return tuple(sorted(sorted(names), key=len))
