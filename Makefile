@@ -23,7 +23,7 @@ run: install
 	$(BIN)/autoresearch run
 
 test: install
-	$(BIN)/python -m pytest -q -n 4 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -q -n 4 --dist loadfile -m "not slow"
 	$(BIN)/python -m pytest -q -n auto -m "slow and not sky and not alone" -rs
 	$(BIN)/python -m pytest -q -m "sky or alone" -p no:randomly -rs
 

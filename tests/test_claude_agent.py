@@ -31,7 +31,6 @@ from autoresearch.store import CallTable
 from builders import baseline, experiment, history, run
 from fake_messages import FakeMessages, fault, refusal, reply, text, thinking, tool_use
 
-pytestmark = pytest.mark.xdist_group("sdk")  # one process imports the SDK, not each
 MODEL = "claude-sonnet-5-5"
 SECOND = "claude-opus-5-5"
 KEY = "sk-ant-api03-" + "s" * 40

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from fake_messages import FakeMessages, fault, refusal, reply, text, thinking, tool_use
 from prompt_cache import PRICES, PromptCache, prompt_tokens
 
-pytestmark = pytest.mark.xdist_group("sdk")  # one process imports the SDK, not each
 MODEL = "claude-sonnet-5-5"
 EMPTY = {"type": "object", "properties": {}, "additionalProperties": False}
 TOOL = {"name": "submit", "description": "d", "input_schema": EMPTY}

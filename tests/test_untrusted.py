@@ -30,7 +30,6 @@ from builders import baseline, experiment, history, run
 from lab import Lab, git, set_x
 from test_cli import CONFIG
 
-pytestmark = pytest.mark.xdist_group("evil")  # one study serves all of these
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 EVIL = {
     "colour": "\x1b[31mred\x1b[0m",
