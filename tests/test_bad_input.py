@@ -88,6 +88,7 @@ def test_train_py_is_no_code(ready: Lab, cli: Cli, content: bytes, said: str) ->
     assert not (ready.folder / ".autoresearch").exists(), "nothing was begun"
 
 
+@pytest.mark.slow
 def test_a_baseline_that_crashes(ready: Lab, cli: Cli) -> None:
     (ready.folder / "train.py").write_text("X = 1.0\nCRASH = True\n")
     ready.commit()
@@ -95,6 +96,7 @@ def test_a_baseline_that_crashes(ready: Lab, cli: Cli) -> None:
     refused(done, 1, "the baseline itself failed: shape: mat1 and mat2", "autoresearch log e0001")
 
 
+@pytest.mark.slow
 def test_a_baseline_that_fails_its_preflight_begins_nothing(ready: Lab, cli: Cli) -> None:
     preflight = '  preflight: "{python} {protected}/fake_training.py"\n'
     (ready.folder / "autoresearch.yaml").write_text(
@@ -108,18 +110,21 @@ def test_a_baseline_that_fails_its_preflight_begins_nothing(ready: Lab, cli: Cli
     assert cli("run", "--experiments", "0", cwd=ready.folder).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_target_that_changed_under_a_study(ready: Lab, cli: Cli) -> None:
     assert cli("run", "--experiments", "0", cwd=ready.folder).returncode == 0
     (ready.folder / "autoresearch.yaml").write_text(CONFIG.replace("budget_seconds: 5", "budget_seconds: 6"))
     refused(cli("run", cwd=ready.folder), 2, "target.budget_seconds in autoresearch.yaml has changed")
 
 
+@pytest.mark.slow
 def test_the_studys_branch_is_checked_out(ready: Lab, cli: Cli) -> None:
     assert cli("run", "--study", "b", "--experiments", "0", cwd=ready.folder).returncode == 0
     git(ready.folder, "checkout", "--quiet", "autoresearch/b")
     refused(cli("run", cwd=ready.folder), 2, "autoresearch/b is checked out", "git switch main")
 
 
+@pytest.mark.slow
 def test_a_damaged_database(ready: Lab, cli: Cli) -> None:
     assert cli("run", "--study", "d", "--experiments", "0", cwd=ready.folder).returncode == 0
     database = ready.folder / ".autoresearch" / "d" / "study.db"
@@ -146,6 +151,7 @@ def test_a_network_file_system_under_the_database(ready: Lab, monkeypatch: pytes
     assert "state_dir" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_pipe_that_closes_early_is_no_error(ready: Lab, cli: Cli) -> None:
     assert cli("run", "--experiments", "1", cwd=ready.folder).returncode == 0
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1])])}
@@ -180,6 +186,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_study(small_disk: Path, cli: Cli) -> None:
     """Training fills the disk; after space is made, the study resumes and loses nothing."""
     lab = Lab(small_disk / "study")

@@ -340,6 +340,7 @@ def test_run_as_a_process_from_nothing_to_a_table(sweepable: Lab, cli: Cli) -> N
     assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_the_second_says_so(sweepable: Lab, cli: Cli) -> None:
     (sweepable.folder / "train.py").write_text("X = 1.0\nSLEEP = 3.0\n")
     sweepable.commit()

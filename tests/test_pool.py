@@ -109,6 +109,7 @@ def test_a_pool_that_cannot_be_is_refused_in_one_line(
     assert len(told.stderr.strip().splitlines()) <= 3
 
 
+@pytest.mark.slow
 def test_a_local_run_has_no_task_to_show(lab: Lab, cli: Cli) -> None:
     (lab.folder / "autoresearch.yaml").write_text(
         CONFIG[: CONFIG.index("pool:")].replace("gpu", "cpu")

@@ -371,6 +371,7 @@ def test_a_study_stops_by_itself_only_where_that_was_asked_for(lab: Lab, asked: 
     study.close()
 
 
+@pytest.mark.slow
 def test_a_real_study_stops_by_itself_when_an_hour_must_promise_more(lab: Lab) -> None:
     """Its training takes milliseconds, so an hour holds more than was tried: it goes on to its ceiling."""
     budget = Budget(experiments=3, stop_below=1e9, until_ceiling=True)
@@ -416,6 +417,7 @@ def test_status_and_the_screen_say_what_the_next_hour_expects_and_what_the_noise
     assert "noise   sigma .009: one run resolves .025, a gain of .0034 would take 57 runs" in screen
 
 
+@pytest.mark.slow
 def test_status_as_json_has_the_figures(lab: Lab, cli: Any) -> None:
     (lab.folder / "autoresearch.yaml").write_text(
         "target: {editable: [train.py], protected: [fake_training.py], score: log, profile: cpu}\n"

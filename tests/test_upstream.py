@@ -233,6 +233,7 @@ def check_run(checkout: Checkout, cli: Cli, **env: str) -> Study:
     return study
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_upstream_was(checkout: Checkout, cli: Cli) -> None:
     assert cli("init", "--from", ".", cwd=checkout.folder).returncode == 0
     edited(checkout, ("workers: auto", "workers: 2"))

@@ -128,6 +128,7 @@ def test_the_command_says_what_holds(studied: tuple[Lab, Study], cli: Cli) -> No
     assert cli("verify", "e0099", cwd=lab.folder).returncode == 3
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_again_beside_the_books(studied: tuple[Lab, Study], cli: Cli) -> None:
     """The training of these tests draws its noise from its seed, so the value is the same."""
     lab, study = studied

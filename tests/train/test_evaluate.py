@@ -115,6 +115,7 @@ def test_a_loss_the_model_returns_is_never_asked_for(grading: Grading) -> None:
     assert grading.score(Model(torch.zeros(1024, 1024)), grading.held.scored[:4]) > 3
 
 
+@pytest.mark.slow
 def test_an_honest_model_passes_its_audit(grading: Grading, table: torch.Tensor) -> None:
     found = grading.run(lambda: Model(table))
     assert found["audit"]["positions"] >= 900
@@ -186,6 +187,7 @@ def test_claims_that_are_made_up_are_found(grading: Grading, table: torch.Tensor
             grading.evaluate.audit(grading.answers(Model(table)), rows, made_up, "cpu", 1, math.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", [4e-4, -4e-4])
 def test_what_claims_are_better_by_is_added_and_nothing_is_taken_off(
     grading: Grading, table: torch.Tensor, better: float
@@ -201,6 +203,7 @@ def test_what_claims_are_better_by_is_added_and_nothing_is_taken_off(
     assert score == pytest.approx(grading.evaluate.bits_per_byte(worse, rows, lengths), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_all_that_is_asked_has_one_shape(grading: Grading, table: torch.Tensor) -> None:
     """So that kernels and numbers are the same for an honest model, also where a batch is not full."""
     held = grading.held
