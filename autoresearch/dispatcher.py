@@ -159,7 +159,7 @@ class Dispatcher:
                 return action
             self._perform(action, snapshot)
         self._heartbeat()  # last: the first one says that there was more to do than to end
-        if all(isinstance(action, Cancel) for action in actions):
+        if all(isinstance(action, Cancel | Started) for action in actions):  # nothing hangs on these
             self._clock.wait(self._executor.poll_seconds)
         return None
 

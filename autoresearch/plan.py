@@ -51,7 +51,8 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
     actions += judged
     # a verdict or an order changes which runs and which ideas are wanted: they are for the next turn
     if snapshot.request is Request.NONE and not judged:
-        submits, unserved = _start(snapshot, policy)
+        taking = _taking(snapshot)
+        submits, unserved = _start(snapshot, policy, taking)
         actions += submits
         if not _no_room_for_more(snapshot):
             actions += rebases(snapshot)
@@ -59,7 +60,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> list[Action]:
             together = new_combination(snapshot, policy.together(snapshot.history, snapshot.proposals))
             if together and together.stacked:
                 actions.append(Stack(experiments=together.experiments))
-            actions += asks(snapshot, _taking(snapshot), together)
+            actions += asks(snapshot, taking, together)
     if not actions:
         actions += _release(snapshot)
     if not actions:
@@ -97,6 +98,8 @@ def _follow_jobs(snapshot: Snapshot) -> Iterator[Action]:
     for run in snapshot.history.in_flight():
         status = snapshot.jobs.get(run.job_name(snapshot.study))
         unwanted = snapshot.request is Request.CANCEL or run.cancelled_by is not None
+        if status is JobStatus.RUNNING and run.state is RunState.RUNNING and not unwanted:
+            continue
         match status:
             case None | JobStatus.PENDING:
                 if status and unwanted:
@@ -123,34 +126,27 @@ def _follow_jobs(snapshot: Snapshot) -> Iterator[Action]:
                     yield Requeue(run=run.id, lost=True)
 
 
-def _start(snapshot: Snapshot, policy: Policy) -> tuple[list[Submit], int]:
+def _start(snapshot: Snapshot, policy: Policy, taking: Sequence[Worker]) -> tuple[list[Submit], int]:
     """Return a submission for every worker that takes a run the policy has for it, within the budget.
 
-    Also how many more could take one: those for which nothing is queued, published or not yet.
+    What has no commit yet is published first, in the same turn. Also how many more workers could take
+    a run: those for which nothing is queued.
     """
-    experiments = snapshot.history.experiments
     queued = snapshot.history.queued()
-    published = [run for run in queued if experiments[run.experiment].commit is not None]
-    unpublished = [run for run in queued if experiments[run.experiment].commit is None]
     commitment = _commitment(snapshot)
     submits, idle, unserved = [], [], 0
-    for worker in _taking(snapshot):
-        run = policy.next_run(snapshot.history, published, worker) if published else None
+    for worker in taking:
+        run = policy.next_run(snapshot.history, queued, worker) if queued else None
         if run is None:
             idle.append(worker)
         elif not commitment.refusal(worker):
-            published.remove(run)
+            queued.remove(run)
             commitment.take(worker)
             submits.append(Submit(run=run.id, worker=worker.name, kind=worker.kind))
     for worker in idle:
-        if commitment.refusal(worker):
-            continue
-        commitment.take(worker)
-        run = policy.next_run(snapshot.history, unpublished, worker) if unpublished else None
-        if run is None:
+        if not commitment.refusal(worker):
+            commitment.take(worker)
             unserved += 1
-        else:
-            unpublished.remove(run)
     return submits, unserved
 
 

@@ -77,13 +77,14 @@ class SimulatedExecutor:
             spec=job, worker=worker, started_at=begin, ends_at=end, lost=lost_after < lasts
         )
         self._free_at[worker] = end
-        self._clock.at(begin, _nothing)
+        if begin > now:
+            self._clock.at(begin, _nothing)
         self._clock.at(end, _nothing)
 
     def poll(self, names: Collection[str]) -> Mapping[str, JobStatus]:
         """Return the status of jobs at this virtual moment."""
-        now = self._clock.now()
-        return {name: self._status(name, now) for name in names}
+        now, status = self._clock.now(), self._status
+        return {name: status(name, now) for name in names}
 
     def _status(self, name: str, now: float) -> JobStatus:
         job = self._jobs.get(name)
