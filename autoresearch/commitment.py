@@ -39,8 +39,9 @@ class Commitment:
         self._since: dict[str, float] = {}
         self._count: defaultdict[str, int] = defaultdict(int)
         self._extra = 0.0  # dollars of runs taken on, on workers that are paid by the run
-        for run in in_flight:
-            self._add(run.worker or "", run.submitted_at or now)
+        if budget.gpu_dollars is not None:  # what is in flight is reckoned in money only
+            for run in in_flight:
+                self._add(run.worker or "", run.submitted_at or now)
 
     def refusal(self, worker: Worker) -> str | None:
         """Return None if one more run on a worker fits under every ceiling, else the ceiling's name."""

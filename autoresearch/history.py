@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from statistics import median
 from typing import Any
 
 from autoresearch.experiment import IN_FLIGHT, OVER, Experiment, Goal, Purpose, Run, RunState, Verdict
 
 BASELINE = "e0001"
+RECENT = 50  # runs that tell how long one takes, and how many of them are first looks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +69,25 @@ class History:
         kept = [self.experiments[name] for name in self.index.kept]
         return tuple(sorted(kept, key=lambda e: (e.judged_at or 0.0, e.id)))
 
-    def without_verdict(self) -> list[Experiment]:
+    @cached_property
+    def _without_verdict(self) -> tuple[Experiment, ...]:
+        return tuple(self.experiments[name] for name in self.index.undecided)
+
+    @cached_property
+    def _unfinished(self) -> tuple[Run, ...]:
+        return tuple(run for runs in self._open.values() for run in runs)
+
+    @cached_property
+    def _in_flight(self) -> tuple[Run, ...]:
+        return tuple(run for run in self._unfinished if run.state in IN_FLIGHT)
+
+    @cached_property
+    def _redone(self) -> frozenset[str]:
+        return frozenset(name for e in self.reworking() for name in e.reworks)
+
+    def without_verdict(self) -> tuple[Experiment, ...]:
         """Return the experiments that were not judged, oldest first."""
-        return [self.experiments[name] for name in self.index.undecided]
+        return self._without_verdict
 
     def crashed(self) -> list[Experiment]:
         """Return the experiments that crashed, oldest first."""
@@ -79,9 +97,9 @@ class History:
         """Return the experiments that do others anew, oldest first."""
         return [self.experiments[name] for name in self.index.reworking]
 
-    def redone(self) -> set[str]:
+    def redone(self) -> frozenset[str]:
         """Return the experiments that others do anew."""
-        return {name for e in self.reworking() for name in e.reworks}
+        return self._redone
 
     def open_experiments(self) -> list[str]:
         """Return the experiments that have runs which are not over."""
@@ -96,18 +114,29 @@ class History:
         for runs in self.runs.values():
             yield from runs
 
+    @cached_property
+    def usual_seconds(self) -> float | None:
+        """How long a run takes: the median of the latest measured ones; None without any."""
+        ended = (run.seconds for run in self.latest_runs() if run.measurement)
+        lasted = list(islice((seconds for seconds in ended if seconds), RECENT))
+        return median(lasted) if lasted else None
+
     def latest_runs(self) -> Iterator[Run]:
         """Yield every run, those of the latest experiments first."""
         for name in reversed(self.runs):
             yield from reversed(self.runs[name])
 
-    def in_flight(self) -> list[Run]:
+    def unfinished(self) -> tuple[Run, ...]:
+        """Return the runs that are not over, those of the oldest experiments first."""
+        return self._unfinished
+
+    def in_flight(self) -> tuple[Run, ...]:
         """Return the runs that are on a worker or on their way to one."""
-        return [run for runs in self._open.values() for run in runs if run.state in IN_FLIGHT]
+        return self._in_flight
 
     def queued(self) -> list[Run]:
         """Return the runs that wait for a worker, oldest first."""
-        return [run for runs in self._open.values() for run in runs if run.state is RunState.QUEUED]
+        return [run for run in self._unfinished if run.state is RunState.QUEUED]
 
     def finished(self, experiment: str, kind: str | None = None) -> list[Run]:
         """Return an experiment's measured runs, on one worker kind or on all."""
@@ -123,7 +152,7 @@ class History:
 
     def is_open(self, experiment: str) -> bool:
         """Whether an experiment still has runs that are not over."""
-        return bool(self.open_runs(experiment))
+        return experiment in self._open
 
     def ideas_of(self, experiment: str) -> frozenset[str]:
         """Return the experiments that had an experiment's ideas first: itself, unless it does others anew."""

@@ -11,16 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from statistics import median
 
 from autoresearch.actions import Admit, Ask, Rebase, Snapshot
 from autoresearch.budget import room_for_experiments
 from autoresearch.experiment import Purpose, Worker
-from autoresearch.history import BASELINE, History
+from autoresearch.history import BASELINE, RECENT, History
 from autoresearch.judging.policy import Together
 
 MAX_BARREN = 40  # proposals refused in a row before the agent counts as out of ideas
-RECENT = 50  # runs that tell how long one takes, and how many of them are first looks
 PRIOR_SCREENS, PRIOR_RUNS = 7, 10  # before there are any
 
 
@@ -113,9 +111,8 @@ def _needed(snapshot: Snapshot, taking: Sequence[Worker]) -> int:
 
 
 def _usual_seconds(snapshot: Snapshot) -> float:
-    ended = (run.seconds for run in snapshot.history.latest_runs() if run.measurement)
-    lasted = list(islice((seconds for seconds in ended if seconds), RECENT))
-    return max(0.1, median(lasted) if lasted else snapshot.usual_seconds)
+    lasted = snapshot.history.usual_seconds
+    return max(0.1, snapshot.usual_seconds if lasted is None else lasted)
 
 
 def _share_of_screens(history: History) -> float:

@@ -65,7 +65,8 @@ class Combiner:
         open_ = [history.experiments[name] for name in history.open_experiments()]
         here = [*waiting, *(e.reworks for e in open_ if e.parent == best.id)]
         sure = [e.id for e in found if self._sure and _is_free(e, redone) and self._is_sure(history, e)]
-        if sure and not any(_ideas(history, sure) <= _ideas(history, names) for names in here):
+        ideas = _ideas(history, sure)
+        if sure and not any(ideas <= _ideas(history, names) for names in here):
             return sure[:MOST]
         busy = _ideas(history, [*(e.id for e in open_), *(name for names in waiting for name in names)])
         gains = {e.id: self._gain(history, e) for e in found}
@@ -74,7 +75,7 @@ class Combiner:
         enough = self._group and sum(gains[name] for name in near) >= self._group * self._learner.unit
         return oldest_first(near) if enough else ()
 
-    def _latest(self, history: History, best: Experiment, redone: set[str]) -> Iterator[Experiment]:
+    def _latest(self, history: History, best: Experiment, redone: frozenset[str]) -> Iterator[Experiment]:
         """Yield what measured an idea last that the best lacks, and is not being judged; oldest first."""
         self._take_in(history, redone)
         inside = history.ideas_in(best.id)
@@ -103,7 +104,7 @@ class Combiner:
             if name not in self._measured:
                 self._measured[name] = history.ideas_of(name)
 
-    def _is_settled(self, history: History, e: Experiment, redone: set[str]) -> bool:
+    def _is_settled(self, history: History, e: Experiment, redone: frozenset[str]) -> bool:
         """Whether an idea that was tried once is over: it is not near, and nobody has taken it up again."""
         first = e.verdict is Verdict.DISCARD and not e.reworks and e.id not in redone
         return first and self._gain(history, e) <= self._near * self._learner.unit
@@ -128,7 +129,7 @@ def _ideas(history: History, names: Iterable[str]) -> frozenset[str]:
     return frozenset().union(*map(history.ideas_of, names))
 
 
-def _is_free(e: Experiment, redone: set[str]) -> bool:
+def _is_free(e: Experiment, redone: frozenset[str]) -> bool:
     """Whether an experiment was not discarded for what it did."""
     return e.verdict is not Verdict.DISCARD or e.id in redone
 

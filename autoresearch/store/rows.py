@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 
 from autoresearch.experiment import (
     Edit,
@@ -120,6 +121,7 @@ def names_text(names: Sequence[str]) -> str | None:
     return " ".join(names) or None
 
 
+@lru_cache(maxsize=512)
 def to_edits(text: str) -> tuple[Edit, ...]:
     """Return edits from their JSON."""
     return tuple(Edit(**edit) for edit in json.loads(text))
