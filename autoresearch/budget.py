@@ -19,6 +19,12 @@ class Budget:
     stop_below: float | None = None  # gain that the next hour must promise; None: one noise sigma
     until_ceiling: bool = False  # stop where the next hour promises less
 
+    @property
+    def limits_ideas_only(self) -> bool:
+        """Whether ideas are limited, by their number or by what asking for them costs, and machines are not."""
+        ideas = self.experiments is not None or self.api_dollars is not None
+        return ideas and self.hours is None and self.gpu_dollars is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:

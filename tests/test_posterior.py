@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoresearch.budget import Budget
 from autoresearch.config import Judging
 from autoresearch.experiment import Experiment, FailureKind, Goal, Purpose, Run, RunState, Verdict, Worker
 from autoresearch.history import History
@@ -41,11 +42,12 @@ def base(runs: int = 8) -> list[Experiment | Run]:
     return [experiment(1, Verdict.KEEP, judged_at=150.0), *ran]
 
 
-def policy(**rules: object) -> PosteriorPolicy:
+def policy(*, few_ideas: bool = False, **rules: object) -> PosteriorPolicy:
     return PosteriorPolicy(
         Judging(),
         first_kind="H100",
         noise=SIGMA,
+        few_ideas=few_ideas,
         rules=Rules(**rules),  # type: ignore[arg-type]
     )
 
@@ -317,10 +319,33 @@ def test_a_small_promise_is_left_while_runs_bring_much_and_followed_when_they_do
     ]
     small = [experiment(3, parent="e0002"), measured("e0003.1", 0.9894, 500.0, worker=7)]
     past = history(*base(), *kept, *known, *small)
-    assert verdicts(decide(past, now=501.0)) == {"e0003": Verdict.DISCARD}, "10 noises were gained just now"
-    later = decide(past, now=5000.0)
+    assert verdicts(decide(past, now=501.0, few=1)) == {"e0003": Verdict.DISCARD}, "10 noises were gained just now"
+    later = decide(past, now=5000.0, few=1)
     assert {d.experiment for d in later if isinstance(d, Order)} == {"e0003"}
-    assert verdicts(decide(past, now=501.0, pace=0.0)) == {}
+    assert verdicts(decide(past, now=501.0, few=1, pace=0.0)) == {}
+
+
+def test_a_small_pool_leaves_small_promises_unless_ideas_are_what_it_lacks() -> None:
+    """A run takes the place of a new idea, the sooner the fewer workers there are."""
+    past = history(*base(), experiment(2), measured("e0002.1", 0.9988, 300.0, worker=2))
+    assert verdicts(policy().decide(past, WORKERS, 1000.0)) == {}
+    assert verdicts(policy().decide(past, WORKERS[:2], 1000.0)) == {"e0002": Verdict.DISCARD}
+    followed = policy(few_ideas=True).decide(past, WORKERS[:2], 1000.0)
+    assert {d.experiment for d in followed if isinstance(d, Order)} == {"e0002"}
+
+
+@pytest.mark.parametrize(
+    ("budget", "limited"),
+    [
+        (Budget(), False),
+        (Budget(experiments=12), True),
+        (Budget(api_dollars=9.0), True),
+        (Budget(experiments=12, hours=8.0), False),
+        (Budget(experiments=12, gpu_dollars=300.0), False),
+    ],
+)
+def test_ideas_are_what_is_limited_where_machines_are_not(budget: Budget, limited: bool) -> None:
+    assert budget.limits_ideas_only is limited
 
 
 def test_the_best_that_fails_on_some_seeds_is_not_run_for_ever() -> None:

@@ -88,7 +88,9 @@ def make_policy(opened: Study, config: Config) -> Policy:
     if judging.policy == "confirm":
         return ConfirmPolicy(judging)
     noise = noise_of(opened, judging.noise)
-    return PosteriorPolicy(judging, first_kind=opened.row.kinds[0], noise=noise)
+    return PosteriorPolicy(
+        judging, first_kind=opened.row.kinds[0], noise=noise, few_ideas=config.budget.limits_ideas_only
+    )
 
 
 def _work(opened: Study) -> tuple[int, int]:

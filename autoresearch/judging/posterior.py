@@ -27,7 +27,7 @@ from autoresearch.config import Judging
 from autoresearch.experiment import Experiment, Proposal, Purpose, Run, Verdict, Worker
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.combining import GROUP, NEAR, SURE, Combiner
-from autoresearch.judging.controls import Controls, uncancelled
+from autoresearch.judging.controls import Controls
 from autoresearch.judging.effects import SHARES, Prospect
 from autoresearch.judging.learning import Candidate, Learner
 from autoresearch.judging.policy import (
@@ -56,8 +56,8 @@ class Rules:
     jump: float = 2.4  # times the target: what one keep may risk
     worth: float = 1 / 35  # expected improvement per run below which an experiment is dropped, at least;
     pace: float = 0.25  # it is this share of what a run brought lately, where that is more,
-    most_worth: float = 1 / 18  # and never more than this; both grow in a small pool, with the root of
-    few: int = 16  # the workers it lacks
+    most_worth: float = 1 / 18  # and never more than this; both grow in a pool smaller than
+    few: int = 16  # so many, where a run takes another idea's place
     baseline_share: float = 0.5  # of the workers of each kind, that begin with the baseline
     at_once: int = 3  # confirmations of one experiment at once
     confirms: float = 0.5  # of all workers
@@ -88,14 +88,21 @@ class PosteriorPolicy:
     """Decides by what is believed of each experiment, given all runs of the study."""
 
     def __init__(
-        self, judging: Judging, *, first_kind: str, noise: float | None = None, rules: Rules | None = None
+        self,
+        judging: Judging,
+        *,
+        first_kind: str,
+        noise: float | None = None,
+        few_ideas: bool = False,
+        rules: Rules | None = None,
     ) -> None:
         """Judge a study whose results are told on the scale of its first kind of worker.
 
         `noise` is how much two runs are expected to differ before any was measured, as a standard
-        deviation; None: as much as the runs of the baseline do.
+        deviation; None: as much as the runs of the baseline do. With `few_ideas` they are what is limited,
+        and not machines: a run more takes no idea's place.
         """
-        self._judging = judging
+        self._judging, self._few_ideas = judging, few_ideas
         self._rules = rules = rules or Rules(target=judging.useless_keeps)
         self.learner = Learner(
             first_kind,
@@ -309,9 +316,10 @@ class PosteriorPolicy:
         """Return what a run must be worth, as expected improvement: more while others bring more.
 
         That one leaves a small promise for what brings more is Charnov's marginal value theorem (1976).
+        The fewer workers there are, the more ideas stay untried for want of them.
         """
         rules, unit = self._rules, self.learner.unit
-        scarce = math.sqrt(max(1.0, rules.few / max(1, len(self._workers))))
+        scarce = 1.0 if self._few_ideas else max(1.0, rules.few / max(1, len(self._workers)))
         worth = min(max(rules.worth * scarce, rules.pace * brought / unit), rules.most_worth * scarce)
         return worth * unit * min(1.0, unit / self.learner.belief.sigma)
 
@@ -333,10 +341,8 @@ class PosteriorPolicy:
     ) -> Iterator[Order]:
         """Yield the confirmations and controls that are wanted beside those under way."""
         rules, workers = self._rules, len(self._workers)
-        purposes = Counter(
-            run.purpose for name in history.open_experiments() for run in uncancelled(history, name)
-        )
-        room = math.ceil(rules.confirms * workers) - purposes[Purpose.CONFIRM]
+        confirming = [run for run in history.unfinished() if run.purpose is Purpose.CONFIRM]
+        room = math.ceil(rules.confirms * workers) - sum(run.cancelled_by is None for run in confirming)
         ordered: defaultdict[str, int] = defaultdict(int)
         while room > 0:
             best, worth = None, bar / 2
