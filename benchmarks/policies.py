@@ -1,13 +1,14 @@
 """How good policies are at running a night, where the truth is known.
 
-    python benchmarks/policies.py                    # every policy in every world, 32 nights each
-    python benchmarks/policies.py --rows ours waves --worlds base --seeds 8
-    python benchmarks/policies.py --pools            # ours and asynchronous naive on 1 to 256 workers
+    python benchmarks/policies.py --output nights.jsonl     # all of it, 32 nights a row
+    python benchmarks/policies.py --pools 16 --rows waves ours --worlds base --seeds 8
 
-Nights of 8 h on 13 H100 + 3 H200 in the worlds of `autoresearch.world`; values on the H100 scale. A
-night of ours is the real dispatcher, plan, policy and store on a virtual clock. Waves cannot be had of
-it, so they are a loop of their own in the same worlds, with the same ideas. Parameters were tuned in
-the base world on seeds 100 to 123; those from 1000 on, used here, were not looked at meanwhile.
+On 16 workers, 13 H100 + 3 H200, nights of 8 h in every world of `autoresearch.world`; in the base world
+also on 1, 64 and 256 workers, where larger pools run shorter nights: what a night costs here grows with
+its runs. Values are on the H100 scale. A night of ours is the real dispatcher, plan, policy and store on
+a virtual clock. Waves cannot be had of it, so they are a loop of their own in the same worlds, with the
+same ideas. Parameters were tuned in the base world on seeds 100 to 123; those from 1000 on, used here,
+were not looked at meanwhile.
 
 `useless` is the share of keeps whose true effect is no better than -.00005, over all nights; `bad
 nights` the share of nights in which that is above 10 %. Errors are standard errors of means; `minus
@@ -17,6 +18,7 @@ waves` is paired by seed. With --output, nights are appended to a file as they e
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -39,8 +41,14 @@ from autoresearch.protocols import Policy
 from autoresearch.simulation import Night, posterior_policy, simulate
 from autoresearch.world import USELESS, WORLDS, Code, Idea, Imagination, Scenario, World
 
-POOL = {"H100": 13, "H200": 3}
-HOURS = 8.0
+POOLS: Mapping[str, Mapping[str, int]] = {
+    "16": {"H100": 13, "H200": 3},
+    "1": {"H100": 1},
+    "64": {"H100": 52, "H200": 12},
+    "256": {"H100": 208, "H200": 48},
+}
+HOURS = {"16": 8.0, "1": 8.0, "64": 4.0, "256": 1.0}
+WAVE = (10, 13)  # experiments in a wave of 16 workers
 FIRST_SEED = 1000
 NOISELESS = {"run_noise": 0.0, "worker_spread": 0.0, "drift": 0.0, "flips": 0.0}
 KIND_ERROR = 3e-4  # of the correction between kinds that who judges naively has looked up
@@ -107,14 +115,22 @@ class NaivePolicy:
 
 
 def waves(
-    scenario: Scenario, seed: int, *, think: float = 30.0, blind: bool = False, margin: float = 0.0
+    scenario: Scenario,
+    seed: int,
+    workers: Mapping[str, int],
+    hours: float,
+    *,
+    think: float = 30.0,
+    blind: bool = False,
+    margin: float = 0.0,
 ) -> Night:
-    """Return a night of waves of 10 to 13 experiments with a pause for thought between them.
+    """Return a night of waves of 10 to 13 experiments per 16 workers, with a pause for thought between them.
 
     The best of a wave that beats the record is kept; the other winners are tried again on it in the
     next wave. The record is known from one run when the night begins.
     """
-    pool = [(f"{kind.lower()}-{i:02d}", kind) for kind, n in POOL.items() for i in range(1, n + 1)]
+    pool = [(f"{kind.lower()}-{i:02d}", kind) for kind, n in workers.items() for i in range(1, n + 1)]
+    end = 3600 * hours
     world = World(scenario, seed, pool)
     imagination = Imagination(world)
     rng = Random(f"{seed}:waves")
@@ -133,7 +149,7 @@ def waves(
     now, busy, runs, experiments, crashes, keeps, useless = 0.0, 0.0, 0, 0, 0, 0, 0
     while True:
         now += think
-        size = min(rng.randint(10, 13), len(pool))
+        size = max(1, round(rng.randint(*WAVE) * len(pool) / 16))
         tries, again = again[:size], again[size:]
         pending = frozenset(idea.good for idea in [*tries, *again] if idea.good is not None)
         while len(tries) < size:
@@ -147,14 +163,14 @@ def waves(
             runs += 1
             code = (*best, idea.name)
             lasts = world.duration(code, f"{runs}")
-            busy += max(0.0, min(lasts, 3600 * HOURS - now))
+            busy += max(0.0, min(lasts, end - now))
             ended = max(ended, now + lasts)
             if world.crashes(code):
                 crashes += 1
             else:
                 measured.append((measure(code, worker, now + lasts, f"{runs}"), i, idea))
         now = ended
-        if now > 3600 * HOURS:
+        if now > end:
             break
         before, bar = best, record
         for value, _, idea in sorted(measured):
@@ -169,17 +185,17 @@ def waves(
                 again.append(idea)
     return Night(
         seed=seed,
-        hours=HOURS,
+        hours=hours,
         workers=len(pool),
         runs=runs,
         experiments=experiments,
-        busy=busy / (3600 * HOURS * len(pool)),
+        busy=busy / (end * len(pool)),
         best=world.value(best),
         reported=record,
         keeps=keeps,
         useless=useless,
         crashes=crashes,
-        gpu_hours=HOURS * len(pool),
+        gpu_hours=hours * len(pool),
         dollars=0.0,
         path=tuple(path),
     )
@@ -188,6 +204,8 @@ def waves(
 # ---------------------------------------------------------------------------
 # Rows
 # ---------------------------------------------------------------------------
+
+Play = Callable[[Scenario, int, Mapping[str, int], float], Night]  # seed, workers by kind, hours
 
 OURS = Rules()
 ONE_BY_ONE = {"sure": 0.0, "group": 0.0, "alone": 0.0}  # no combinations
@@ -213,21 +231,25 @@ def _naive(scenario: Scenario, seed: int, first_kind: str) -> Policy:
     return NaivePolicy(offsets)
 
 
-def _ours(rules: Rules) -> Callable[[Scenario, int, Mapping[str, int]], Night]:
-    def night(scenario: Scenario, seed: int, pool: Mapping[str, int]) -> Night:
+def _ours(rules: Rules) -> Play:
+    def night(scenario: Scenario, seed: int, workers: Mapping[str, int], hours: float) -> Night:
         policy = partial(posterior_policy, rules=rules)
-        return simulate(scenario, policy, workers=pool, hours=HOURS, seed=seed)
+        return simulate(scenario, policy, workers=workers, hours=hours, seed=seed)
 
     return night
 
 
-def _asynchronous(scenario: Scenario, seed: int, pool: Mapping[str, int]) -> Night:
-    return simulate(scenario, partial(_naive, scenario, seed), workers=pool, hours=HOURS, seed=seed)
+def _asynchronous(scenario: Scenario, seed: int, workers: Mapping[str, int], hours: float) -> Night:
+    return simulate(scenario, partial(_naive, scenario, seed), workers=workers, hours=hours, seed=seed)
 
 
-ROWS: Mapping[str, Callable[[Scenario, int, Mapping[str, int]], Night]] = {
-    "waves": lambda scenario, seed, _: waves(scenario, seed),
-    "waves, hardware-blind": lambda scenario, seed, _: waves(scenario, seed, blind=True),
+def _oracle(scenario: Scenario, seed: int, workers: Mapping[str, int], hours: float) -> Night:
+    return waves(replace(scenario, **NOISELESS), seed, workers, hours, margin=5e-5)
+
+
+ROWS: Mapping[str, Play] = {
+    "waves": waves,
+    "waves, hardware-blind": partial(waves, blind=True),
     "asynchronous, naive": _asynchronous,
     "policy.md": _ours(FIXED),
     "ours": _ours(OURS),
@@ -240,19 +262,15 @@ ROWS: Mapping[str, Callable[[Scenario, int, Mapping[str, int]], Night]] = {
     "last base only": _ours(replace(OURS, wholes=False)),
     "no pace": _ours(replace(OURS, pace=0.0)),
     "no error budget": _ours(replace(OURS, target=0.5, jump=1.0)),
-    "oracle, waves": lambda scenario, seed, _: waves(replace(scenario, **NOISELESS), seed, margin=5e-5),
-}
-POOLS: Mapping[str, Mapping[str, int]] = {
-    "1": {"H100": 1},
-    "16": POOL,
-    "64": {"H100": 52, "H200": 12},
-    "256": {"H100": 208, "H200": 48},
+    "oracle, waves": _oracle,
 }
 
 
 def _one(job: tuple[str, str, str, int]) -> tuple[tuple[str, str, str, int], Night]:
     row, world, pool, seed = job
-    return job, ROWS[row](WORLDS[world], seed, POOLS[pool])
+    night = ROWS[row](WORLDS[world], seed, POOLS[pool], HOURS[pool])
+    gc.collect()  # between nights only: what a night builds up it keeps
+    return job, night
 
 
 def nights(
@@ -268,7 +286,7 @@ def nights(
                 known.add(job)
                 yield job, Night(**(data["night"] | {"path": tuple(map(tuple, data["night"]["path"]))}))
     left = [job for job in jobs if job not in known]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=gc.disable) as pool:
         for job, night in pool.map(_one, left):
             if output:
                 with output.open("a") as file:
@@ -285,9 +303,9 @@ def show(row: str, world: str, pool: str, found: Sequence[Night], waves_: Sequen
     other = {n.seed: n.best for n in waves_}
     pairs = [n.best - other[n.seed] for n in found if n.seed in other]
     paired = "{:+.5f} +-{:.5f}".format(*_mean(pairs)) if pairs and row != "waves" else ""
-    hours = " ".join(f"{mean(n.at(h) for n in found):.4f}" for h in (1, 2, 4))
+    hours = " ".join(f"{mean(n.at(n.hours * share) for n in found):.4f}" for share in (1 / 8, 1 / 4, 1 / 2))
     cells = (
-        f"{row:<22} {world:<16} {pool:>4}",
+        f"{row:<22} {world:<16} {pool:>4} {found[0].hours:>2g}",
         f"{best:.5f} +-{error:.5f}",
         f"{paired:<20}",
         f"{gap:+.5f} +-{gap_error:.5f}",
@@ -304,8 +322,8 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 
 
 HEADER = (
-    f"{'policy':<22} {'world':<16} pool  {'true best':<18} {'minus waves':<21} {'reported - true':<18}"
-    f" {'useless':>7} {'bad nights':>6} keeps  runs/h   busy  after 1, 2, 4 h       nights"
+    f"{'policy':<22} {'world':<16} pool  h  {'true best':<18} {'minus waves':<21} {'reported - true':<18}"
+    f" {'useless':>7} {'bad nights':>6} keeps  runs/h   busy  after 1/8, 1/4, 1/2   nights"
 )
 
 
@@ -315,21 +333,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW")
-    parser.add_argument("--worlds", nargs="*", default=list(WORLDS), choices=list(WORLDS), metavar="WORLD")
+    parser.add_argument("--worlds", nargs="*", choices=list(WORLDS), metavar="WORLD", help="of every pool")
+    parser.add_argument("--pools", nargs="*", default=list(POOLS), choices=list(POOLS), metavar="POOL")
     parser.add_argument("--seeds", type=int, default=32)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--pools", action="store_true", help="other sizes of the pool instead of other worlds"
-    )
-    parser.add_argument("--pool", nargs="*", default=list(POOLS), choices=list(POOLS))
     parser.add_argument("--output", type=Path)
     wanted = parser.parse_args()
     seeds = range(wanted.first_seed, wanted.first_seed + wanted.seeds)
-    if wanted.pools:
-        cells = [(row, "base", pool) for row in ("ours", "asynchronous, naive") for pool in wanted.pool]
-    else:
-        cells = [(row, world, "16") for row in wanted.rows for world in wanted.worlds]
+    cells = [
+        (row, world, pool)
+        for pool in wanted.pools
+        for world in wanted.worlds or (WORLDS if pool == "16" else ["base"])
+        for row in wanted.rows
+    ]
     print(HEADER)
     done: dict[tuple[str, str, str], list[Night]] = {}
     for job, night in nights(

@@ -55,9 +55,19 @@ def test_a_recorded_study_is_replayed_to_its_last_idea() -> None:
 @pytest.mark.slow
 def test_every_row_of_the_benchmark_is_a_night(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = module(ROOT / "benchmarks" / "policies.py")
-    monkeypatch.setattr(bench, "HOURS", 0.4)
-    nights = {name: row(WORLDS["base"], 1, bench.POOL) for name, row in bench.ROWS.items()}
-    assert all(night.runs > 30 and night.path[0][2] == 1.003 for night in nights.values())
+    monkeypatch.setitem(bench.HOURS, "16", 0.4)
+    nights = [bench._one((row, "base", "16", 1))[1] for row in bench.ROWS]
+    assert all(night.runs > 30 and night.path[0][2] == 1.003 for night in nights)
+
+
+@pytest.mark.parametrize("pool", ["1", "64"])
+def test_waves_fill_as_much_of_any_pool(pool: str) -> None:
+    bench = module(ROOT / "benchmarks" / "policies.py")
+    workers = sum(bench.POOLS[pool].values())
+    night = bench.waves(WORLDS["base"], 1, bench.POOLS[pool], 2.0)
+    assert night.workers == workers
+    rounds = night.runs / max(1, round(11.5 * workers / 16))
+    assert 17 <= rounds <= 25, "one after another, of about five and a half minutes"
 
 
 @pytest.mark.slow
