@@ -190,12 +190,27 @@ def test_every_way_to_fail_has_its_name(bench: Bench, body: str, kind: FailureKi
     assert facts_of(report)["val_bpb"] is None
 
 
+def test_what_train_py_does_at_its_end_is_done_and_taking_torch_apart_is_not(bench: Bench) -> None:
+    body = (
+        "import atexit\n"
+        "class Last:\n"
+        "    def __del__(self): print('taken apart')\n"
+        "sys.modules['last'] = Last()\n"
+        "atexit.register(print, 'at the end')\n"
+        "leave()"
+    )
+    code, _, log = bench.measure(body)
+    assert code == 0
+    assert b"at the end" in log
+    assert b"taken apart" not in log
+
+
 def test_time_in_children_is_charged_to_the_budget(bench: Bench) -> None:
     """A child in a session of its own works on after its parent has gone; both are counted."""
     body = (
         "import subprocess\n"
         "subprocess.Popen([sys.executable, '-c', 'while True: pass'], start_new_session=True)\n"
-        "leave()\ntime.sleep(8)"
+        "leave()\ntime.sleep(30)"
     )
     code, report, _ = bench.measure(body, AUTORESEARCH_SANDBOX="off")  # in a box there are no children
     assert code == 1
