@@ -319,7 +319,9 @@ def test_a_small_promise_is_left_while_runs_bring_much_and_followed_when_they_do
     ]
     small = [experiment(3, parent="e0002"), measured("e0003.1", 0.9894, 500.0, worker=7)]
     past = history(*base(), *kept, *known, *small)
-    assert verdicts(decide(past, now=501.0, few=1)) == {"e0003": Verdict.DISCARD}, "10 noises were gained just now"
+    assert verdicts(decide(past, now=501.0, few=1)) == {"e0003": Verdict.DISCARD}, (
+        "10 noises were gained just now"
+    )
     later = decide(past, now=5000.0, few=1)
     assert {d.experiment for d in later if isinstance(d, Order)} == {"e0003"}
     assert verdicts(decide(past, now=501.0, few=1, pace=0.0)) == {}

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.mark.alone
 def test_an_empty_folder_becomes_a_results_table(tmp_path: Path, cli: Cli, cache: Path) -> None:
     """As `make run` does, with a tenth of its training: scaffold, measure, judge, report."""
     pytest.importorskip("optuna", reason="the sweep agent needs autoresearch[sweep]")

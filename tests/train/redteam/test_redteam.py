@@ -11,6 +11,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.slow
 SECRET = f"secret-{uuid.uuid4().hex}"
 BUDGET = "1"
 LOWER = 0.15  # bits per byte that no exploit may win where all is sealed
+PACED = {"UNSEALED_PACE": "27"}  # steps a second, about what one core makes of the shipped train.py
 
 
 class World:
@@ -151,7 +153,7 @@ class World:
     def _facts(self) -> dict[str, object]:
         """Return what must be the same afterwards."""
         files = {
-            str(path.relative_to(self.folder)): (path.stat().st_mode, path.read_bytes())
+            str(path.relative_to(self.folder)): (path.stat().st_mode, sha256(path.read_bytes()).digest())
             for top in ("study/study.db", "cache", "train", "executed")
             for path in [self.folder / top, *(self.folder / top).rglob("*")]
             if path.is_file() and "__pycache__" not in path.parts
@@ -216,7 +218,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, t
         def __missing__(self, budget: str) -> tuple[float, float]:
             made = World(tmp_path_factory.mktemp("honest"), cache)
             settings = {"AUTORESEARCH_BUDGET_SECONDS": budget}
-            self[budget] = (made.ancestor(SHIPPED, **settings).value, made.sealed(SHIPPED, **settings).value)
+            unsealed = made.ancestor(SHIPPED, **PACED, **settings)
+            self[budget] = (unsealed.value, made.sealed(SHIPPED, **settings).value)
             made.close()
             return self[budget]
 
@@ -304,7 +307,7 @@ def test_it_works_where_nothing_is_sealed(
         _, usual = honest[BUDGET]
         assert world.sealed(code, AUTORESEARCH_SANDBOX="off").value < usual - exploit.by
         return
-    done = world.ancestor(code, **settings)
+    done = world.ancestor(code, **settings, **(PACED if exploit.shown == "score" else {}))
     if exploit.shown == "proof":
         assert world.proof(done), done.log[-3000:].decode(errors="replace")
     elif exploit.shown == "cpu":
