@@ -21,7 +21,7 @@ class Budget:
 
     @property
     def limits_ideas_only(self) -> bool:
-        """Whether ideas are limited, by their number or by what asking for them costs, and machines are not."""
+        """Whether ideas are limited, by number or by what asking for them costs, and machines are not."""
         ideas = self.experiments is not None or self.api_dollars is not None
         return ideas and self.hours is None and self.gpu_dollars is None
 

@@ -98,16 +98,14 @@ def _follow_jobs(snapshot: Snapshot) -> Iterator[Action]:
     for run in snapshot.history.in_flight():
         status = snapshot.jobs.get(run.job_name(snapshot.study))
         unwanted = snapshot.request is Request.CANCEL or run.cancelled_by is not None
-        if status is JobStatus.RUNNING and run.state is RunState.RUNNING and not unwanted:
-            continue
         match status:
-            case None | JobStatus.PENDING:
-                if status and unwanted:
-                    yield Cancel(run=run.id)
-            case JobStatus.RUNNING:
+            case JobStatus.RUNNING:  # most are
                 if run.state is RunState.SUBMITTING:
                     yield Started(run=run.id)
                 if unwanted:
+                    yield Cancel(run=run.id)
+            case None | JobStatus.PENDING:
+                if status and unwanted:
                     yield Cancel(run=run.id)
             case JobStatus.DONE:
                 yield Collect(run=run.id)
