@@ -83,8 +83,8 @@ class SimulatedExecutor:
 
     def poll(self, names: Collection[str]) -> Mapping[str, JobStatus]:
         """Return the status of jobs at this virtual moment."""
-        now, status = self._clock.now(), self._status
-        return {name: status(name, now) for name in names}
+        now = self._clock.now()
+        return {name: self._status(name, now) for name in names}
 
     def _status(self, name: str, now: float) -> JobStatus:
         job = self._jobs.get(name)
