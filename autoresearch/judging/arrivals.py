@@ -25,9 +25,7 @@ class Arrivals:
         there = history.index.opened
         near = {*self._opened, *there, *added(history.runs, len(self._seen))}
         self._opened = there
-        runs, seen = history.runs, self._seen
-        changed = [name for name in near if seen.get(name) is not runs.get(name)]
-        found = [run for name in changed for run in self._new_of(history, name)]
+        found = [run for name in near for run in self._new_of(history, name)]
         if len(self._told) != history.index.measured:
             found += [run for name in history.runs for run in self._new_of(history, name)]
         return found

@@ -217,9 +217,8 @@ def verdicts_on_failures(history: History) -> Iterator[Decide]:
 
     A measured experiment that merely lost a machine is not among them.
     """
-    opened = set(history.open_experiments())
     for e in history.without_verdict():
-        if e.id in opened:
+        if history.is_open(e.id):
             continue
         runs = history.runs_of(e.id)
         failed = [run for run in runs if run.state in {RunState.FAILED, RunState.LOST}]

@@ -341,8 +341,10 @@ class PosteriorPolicy:
     ) -> Iterator[Order]:
         """Yield the confirmations and controls that are wanted beside those under way."""
         rules, workers = self._rules, len(self._workers)
-        confirming = [run for run in history.unfinished() if run.purpose is Purpose.CONFIRM]
-        room = math.ceil(rules.confirms * workers) - sum(run.cancelled_by is None for run in confirming)
+        confirming = sum(
+            run.purpose is Purpose.CONFIRM and run.cancelled_by is None for run in history.unfinished()
+        )
+        room = math.ceil(rules.confirms * workers) - confirming
         ordered: defaultdict[str, int] = defaultdict(int)
         while room > 0:
             best, worth = None, bar / 2
