@@ -1,7 +1,8 @@
 """A simulated night: the real dispatcher, plan, policy and store on a virtual clock and in a world.
 
 What is simulated is what a study meets outside: workers, the time and the result of a run, an agent.
-The same seed gives the same night, bit by bit.
+The same seed gives the same night, bit by bit, with the same Python and numpy: from 3.12 on `sum` rounds
+otherwise, and where two decisions are a rounding apart a night then goes another way.
 """
 
 from __future__ import annotations
