@@ -16,12 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from autoresearch.judging.state import Gaussian
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from autoresearch.judging.state import Vector
 
 POINTS = 241
@@ -124,14 +127,20 @@ class Effects:
         """Return the prior of two ideas done in one experiment: their effects add up."""
         import numpy as np
 
-        total = np.clip(np.add.outer(self.grid, self.grid).ravel(), self.grid[0], self.grid[-1])
+        at, less, more = self._pairs
         weight = np.outer(one, other).ravel()
+        found = np.bincount(at, np.concatenate([less * weight, more * weight]), POINTS)
+        return found.astype(np.float64, copy=False)  # as it is; its stub says that these are counts
+
+    @cached_property
+    def _pairs(self) -> tuple[NDArray[np.intp], Vector, Vector]:
+        """Where the sum of each two effects lies: the points around it, all left ones first; its shares."""
+        import numpy as np
+
+        total = np.clip(np.add.outer(self.grid, self.grid).ravel(), self.grid[0], self.grid[-1])
         at = np.clip(np.searchsorted(self.grid, total) - 1, 0, POINTS - 2)
         part = (total - self.grid[at]) / (self.grid[at + 1] - self.grid[at])
-        found = np.zeros(POINTS)
-        np.add.at(found, at, (1 - part) * weight)
-        np.add.at(found, at + 1, part * weight)
-        return found
+        return np.concatenate([at, at + 1]), 1 - part, part
 
     def moments(self, posterior: Vector) -> Gaussian:
         """Return the mean and the variance of an effect."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -77,7 +77,7 @@ class Learner:
         self.compared: Counter[str] = Counter()  # experiments measured, by parent
         self._priors: dict[str, Vector] = {}
         self._wholes: dict[str, tuple[Vector, bool]] = {}  # of what is done anew: see `_whole`
-        self._asked: tuple[object, ...] = (-1,)  # what the candidates hang on: the belief's version first
+        self._asked = (-1, "")  # what the candidates hang on: the belief's version, and the best
         self._known: dict[str, Candidate] = {}
         self._belief: Belief | None = None
         self._effects: Effects | None = None
@@ -120,10 +120,14 @@ class Learner:
         """Return the measured experiments without a verdict, oldest first, and what each promises."""
         belief = self.belief
         undecided = [e for e in history.without_verdict() if belief.runs_of(e.id)]
-        key = (belief.version, incumbent.id, tuple((e.id, history.runs_of(e.id)) for e in undecided))
-        if self._asked != key:
-            found = self._assess(history, undecided, incumbent)
-            self._asked, self._known = key, {c.experiment.id: c for c in found}
+        asked = (belief.version, incumbent.id)
+        if self._asked != asked:
+            self._asked, self._known = asked, {}
+        new = [e for e in undecided if e.id not in self._known]
+        known = self._known | {c.experiment.id: c for c in self._assess(history, new, incumbent)}
+        self._known = {
+            e.id: replace(known[e.id], experiment=e, open=history.open_runs(e.id)) for e in undecided
+        }
         return tuple(self._known.values())
 
     def worth(self, experiment: str) -> float:
