@@ -366,6 +366,23 @@ def test_a_policy_that_saw_every_step_decides_as_one_that_sees_the_end() -> None
     assert old.decide(past, WORKERS, 600.0) == decide(past, now=600.0)
 
 
+def test_candidates_are_as_they_are_now_however_often_they_were_asked_for() -> None:
+    two = [measured("e0002.1", 0.998, 300.0), measured("e0003.1", 0.9985, 301.0)]
+    before = history(*base(), experiment(2), experiment(3), *two)
+    ordered = run("e0002.2", kind="H100", state=RunState.QUEUED, purpose=Purpose.CONFIRM)
+    later = history(*base(), experiment(2), experiment(3, Verdict.DISCARD), *two, ordered)
+    asked, fresh = Learner("H100", SIGMA), Learner("H100", SIGMA)
+    found = []
+    for past in (before, later):
+        assert asked.learn(past)
+        found.append(asked.candidates(past, past.experiments["e0001"]))
+    assert [c.experiment.id for c in found[0]] == ["e0002", "e0003"]
+    assert not found[0][0].open
+    assert [(c.experiment.id, c.open) for c in found[1]] == [("e0002", (ordered,))]
+    assert fresh.learn(later)
+    assert found[1] == fresh.candidates(later, later.experiments["e0001"])
+
+
 def test_clocks_of_machines_may_be_ahead_of_ours() -> None:
     """By them the best's only run ends after it was kept: it is known all the same."""
     kept = [experiment(2, Verdict.KEEP, judged_at=310.0), measured("e0002.1", 0.99, 900.0)]
