@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from autoresearch.experiment import Experiment, Run
+from autoresearch.experiment import Experiment
 from autoresearch.history import BASELINE, History
 from autoresearch.judging.belief import DRIFT, FEW_RUNS, PRIOR_RUNS, Belief
 from autoresearch.judging.effects import SHARES, Effects, Prospect
@@ -32,7 +32,6 @@ class Candidate:
     """An experiment that was measured and not judged."""
 
     experiment: Experiment
-    open: tuple[Run, ...]
     runs: int
     prospect: Prospect  # against the base it was written for
     outright: Prospect  # as it stands, against the best
@@ -125,9 +124,7 @@ class Learner:
             self._asked, self._known = asked, {}
         new = [e for e in undecided if e.id not in self._known]
         known = self._known | {c.experiment.id: c for c in self._assess(history, new, incumbent)}
-        self._known = {
-            e.id: replace(known[e.id], experiment=e, open=history.open_runs(e.id)) for e in undecided
-        }
+        self._known = {e.id: known[e.id] for e in undecided}
         return tuple(self._known.values())
 
     def worth(self, experiment: str) -> float:
@@ -176,7 +173,6 @@ class Learner:
         return [
             Candidate(
                 experiment=e,
-                open=history.open_runs(e.id),
                 runs=n,
                 prospect=prospect,
                 outright=outright,

@@ -257,7 +257,8 @@ class PosteriorPolicy:
         left: list[Candidate] = []
         for c in candidates:
             name = c.experiment.id
-            hopeless = c.prospect.worth < (bar / 2 if c.open else bar) or c.runs >= most
+            under_way = history.open_runs(name)
+            hopeless = c.prospect.worth < (bar / 2 if under_way else bar) or c.runs >= most
             if c.stale and name in reworked:
                 over.append(discard(name, f"done anew as {reworked[name]}"))
             elif c.stale and history.ideas_of(name) <= inside:
@@ -266,7 +267,7 @@ class PosteriorPolicy:
                 over.append(discard(name, f"not worth more runs: {self._said(c.prospect)}, {_runs(c.runs)}"))
             elif not c.stale or c.outright.useless < 0.5:
                 left.append(replace(c, prospect=c.outright))
-            elif not any(run.purpose is Purpose.SCREEN for run in c.open):
+            elif not any(run.purpose is Purpose.SCREEN for run in under_way):
                 over += self._stale(c, incumbent, patience, little)
         return over, left
 
@@ -349,7 +350,7 @@ class PosteriorPolicy:
         while room > 0:
             best, worth = None, bar / 2
             for c in left:
-                under_way = len(c.open) + ordered[c.experiment.id]
+                under_way = len(history.open_runs(c.experiment.id)) + ordered[c.experiment.id]
                 value = c.prospect.worth / (1 + under_way)
                 if under_way < min(math.ceil(c.prospect.need), rules.at_once) and value > worth:
                     best, worth = c, value
