@@ -3,7 +3,8 @@
 A control teaches of every experiment on the best code, so it is worth knowing it as well as by many
 runs, the more the more is compared with it (Dunnett 1955, Journal of the American Statistical
 Association 50). A pool has so many workers for that; one too small to have any makes a control now and
-then, and the last ones a claim needs before its study ends.
+then, as often as it measures what is promising, since more runs of that alone tell ever less of the
+difference; and the last ones a claim needs before its study ends.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ class Controls:
         self._taught: dict[str, float] = {}  # by code: what a control teaches on the best worker for it,
         self._taught_at = -1  # in a version of the belief
 
-    def wanted(self, history: History, incumbent: Experiment, workers: int) -> Iterator[Order]:
-        """Yield the controls that are wanted beside those under way."""
+    def wanted(
+        self, history: History, incumbent: Experiment, workers: int, as_well: int = 0
+    ) -> Iterator[Order]:
+        """Yield the controls wanted beside those under way, to know the best by `as_well` runs or more."""
         belief, places = self._learner.belief, self._share * workers
         if not belief.knows(incumbent.id) or _fails(history, incumbent):
             return
         compared, most = self._learner.compared[incumbent.id], math.ceil(places)
         start = min(self._start, 1 + 2 * places)
-        wanted = min(self._runs, start + min(1.0, places) * self._growth * compared)
+        grown = start + min(1.0, places) * self._growth * compared
+        wanted = min(self._runs, max(grown, as_well))
         variance, noise = belief.value(incumbent.id).variance, belief.noise()
         under_way = len(uncancelled(history, incumbent.id))
         missing = self._fresh_runs(workers) - len(belief.unselected(incumbent.id)) - under_way

@@ -249,7 +249,9 @@ class PosteriorPolicy:
         little: float,
     ) -> tuple[list[Decision], list[Candidate]]:
         """Return the verdicts on what is over, and what is still to be measured."""
-        most = self._rules.most_runs * max(1.0, (self.learner.belief.sigma / self.learner.unit) ** 2)
+        most = self._rules.most_runs
+        if not self._controls_on_demand():  # else what is not known of the best is no reason for more
+            most *= max(1.0, (self.learner.belief.sigma / self.learner.unit) ** 2)
         stale = any(c.stale for c in candidates)
         again, reworked = self._anew(history) if stale else ([], {})
         patience, inside = self._patience(again), history.ideas_in(incumbent.id)
@@ -360,7 +362,12 @@ class PosteriorPolicy:
             room -= 1
             why = f"{self._said(best.prospect)}; {_runs(round(best.prospect.need))} more should tell"
             yield Order(experiment=best.experiment.id, purpose=Purpose.CONFIRM, kind=None, why=why)
-        yield from self._controls.wanted(history, incumbent, workers)
+        as_well = max((c.runs for c in left), default=0) if self._controls_on_demand() else 0
+        yield from self._controls.wanted(history, incumbent, workers, as_well)
+
+    def _controls_on_demand(self) -> bool:
+        """Whether the best is measured as often as what is compared with it, since no worker is for that."""
+        return self._few_ideas or self._rules.controls * len(self._workers) < 1
 
 
 def _runs(n: int) -> str:
