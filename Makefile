@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help run test check install clean
+.PHONY: help run test test-slow test-sky check install clean
 
 help:
 	@echo "make run     a real study on this machine's CPU, about 5 minutes after installation"
@@ -24,8 +24,14 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest -q -n 4 --dist loadfile -m "not slow"
+	$(MAKE) --jobs=2 --output-sync=target test-slow test-sky
+	$(BIN)/python -m pytest -q -m alone -rs
+
+test-slow:
 	$(BIN)/python -m pytest -q -n auto -m "slow and not sky and not alone" -rs
-	$(BIN)/python -m pytest -q -m "sky or alone" -p no:randomly -rs
+
+test-sky:  # beside the slow ones: it mostly waits
+	$(BIN)/python -m pytest -q -m "sky and not alone" -p no:randomly -rs
 
 check: install
 	$(BIN)/ruff check -q .

@@ -283,6 +283,7 @@ class TestInvariance:
             analyse(TWO, [], {}, confidence=95)
 
 
+@pytest.mark.slow
 class TestLongRun:
     """Seeded simulations; the bounds are three standard errors or more away."""
 

@@ -502,6 +502,7 @@ def test_on_the_public_curves_the_default_kills_none_of_the_best() -> None:
         assert foil.top5 > 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_is_one_command() -> None:
     command = [sys.executable, ROOT / "benchmarks" / "pruning.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -433,6 +433,7 @@ def test_status_as_json_has_the_figures(lab: Lab, cli: Any) -> None:
     assert "broad search: 1 of the 40 experiments that tell what an hour promises" in said
 
 
+@pytest.mark.slow
 def test_the_replay_of_the_public_tables_is_one_command() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "stopping.py"],
