@@ -24,11 +24,12 @@ run: install
 
 test: install
 	$(BIN)/python -m pytest -q -n 4 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n auto -m "slow and core" -rs
 	$(MAKE) --jobs=2 --output-sync=target test-slow test-sky
 	$(BIN)/python -m pytest -q -m alone -rs
 
 test-slow:
-	$(BIN)/python -m pytest -q -n auto -m "slow and not sky and not alone" -rs
+	$(BIN)/python -m pytest -q -n auto -m "slow and not core and not sky and not alone" -rs
 
 test-sky:  # beside the slow ones: it mostly waits
 	$(BIN)/python -m pytest -q -m "sky and not alone" -p no:randomly -rs

@@ -75,6 +75,7 @@ class Served:
         self.child, self.watched = child, watched
         self._requests, self._answers = pipes
         self._held = bytearray()
+        self._ready = False
         self.num_params: int | None = None
         for pipe in pipes:
             os.set_blocking(pipe, False)
@@ -93,6 +94,9 @@ class Served:
             "nats": (rows, width - 1),
         }[want]
         size = 4 * math.prod(shape)
+        if not self._ready:  # on a slow machine it may still be loading torch, which is not the model's cost
+            self._told(b"", deadline)
+            self._ready = True
         self.watched.asked()
         told = self._told(request, deadline)
         if told.get("bytes") != size:

@@ -1,8 +1,9 @@
 """The untrusted side of evaluation: rebuilds the edited model and answers with what it predicts. Protected.
 
-Started by the harness inside a box, as `python serve.py TRAIN_PY WEIGHTS IN_FD OUT_FD`. It waits for
-requests, and only then runs edited code: `build_model()` and the model's forward. A request is a JSON line
-and token ids, an answer a JSON line and float32 numbers:
+Started by the harness inside a box, as `python serve.py TRAIN_PY WEIGHTS IN_FD OUT_FD`. It says that it is
+there, `{"ready": true}`, so that loading torch is nobody's cost; it waits for requests, and only then runs
+edited code: `build_model()` and the model's forward. A request is a JSON line and token ids, an answer a JSON
+line and float32 numbers:
 
     {"want": "logits", "rows": n}   rows of sequence_len ids     -> (n, sequence_len, vocab_size)
     {"want": "at", "rows": n}       the same, and n positions    -> (n, vocab_size), one position a row
@@ -112,6 +113,8 @@ def serve(load: Callable[[], nn.Module], requests: int, answers: int, device: st
     """Answer requests until there are no more. The model is loaded for the first one."""
     model: nn.Module | None = None
     with os.fdopen(requests, "rb") as incoming, os.fdopen(answers, "wb") as outgoing:
+        outgoing.write(b'{"ready": true}\n')
+        outgoing.flush()
         while line := incoming.readline():
             asked = json.loads(line)
             width = prepare.SEQUENCE_LEN + (asked["want"] == "nats")

@@ -205,6 +205,14 @@ def test_what_train_py_does_at_its_end_is_done_and_taking_torch_apart_is_not(ben
     assert b"taken apart" not in log
 
 
+def test_loading_torch_to_answer_for_a_model_is_not_the_ideas_to_pay(bench: Bench) -> None:
+    """It takes longer than this training, as it does on any machine that is slow enough."""
+    _, report, _ = bench.measure("leave()")
+    facts = facts_of(report)
+    assert facts["late_seconds"] < 0.5
+    assert facts["flags"] == []
+
+
 def test_time_in_children_is_charged_to_the_budget(bench: Bench) -> None:
     """A child in a session of its own works on after its parent has gone; both are counted."""
     body = (

@@ -25,7 +25,7 @@ from autoresearch.logparse import Report, parse_report
 from honest_edits import EDITS, edited
 from training import TRAIN
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.core]
 SECRET = f"secret-{uuid.uuid4().hex}"
 BUDGET = "1"
 LOWER = 0.15  # bits per byte that no exploit may win where all is sealed
