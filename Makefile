@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: help run test test-slow test-sky check install clean
 
 help:
-	@echo "make run     a real study on this machine's CPU, about 5 minutes after installation"
+	@echo "make run     a real study on this machine's CPU, 5 to 10 minutes after installation"
 	@echo "make test    every test this machine can run"
 	@echo "make check   lint, formatting, types, import rules"
 
