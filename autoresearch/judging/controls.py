@@ -35,6 +35,10 @@ class Controls:
         self._taught: dict[str, float] = {}  # by code: what a control teaches on the best worker for it,
         self._taught_at = -1  # in a version of the belief
 
+    def has_place(self, workers: int) -> bool:
+        """Whether a pool has a worker that controls may have for themselves."""
+        return self._share * workers >= 1
+
     def wanted(
         self, history: History, incumbent: Experiment, workers: int, as_well: int = 0
     ) -> Iterator[Order]:
@@ -95,7 +99,7 @@ class Controls:
 
     def _fresh_runs(self, workers: int) -> int:
         """Return how many runs a new best needs at once for a claim of its value; more at the end."""
-        return FRESH_RUNS if self._share * workers >= 1 else 1
+        return FRESH_RUNS if self.has_place(workers) else 1
 
 
 def uncancelled(history: History, name: str) -> list[Run]:

@@ -367,7 +367,7 @@ class PosteriorPolicy:
 
     def _controls_on_demand(self) -> bool:
         """Whether the best is measured as often as what is compared with it, since no worker is for that."""
-        return self._few_ideas or self._rules.controls * len(self._workers) < 1
+        return self._few_ideas or not self._controls.has_place(len(self._workers))
 
 
 def _runs(n: int) -> str:
